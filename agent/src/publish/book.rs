@@ -1,0 +1,280 @@
+//! What is wished for, what the registry has, and what of it must be written. No I/O.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::endpoint::Slice;
+use model::name::ServiceKey;
+use registry::store::{Limits, Revision};
+use tokio::time::Instant;
+
+/// Endpoints written in one transaction at most: with reasons of bounded length, they stay below the limit in bytes.
+const MAX_ENDPOINTS: usize = 800;
+
+/// What the registry has of a slice, as far as is known.
+#[derive(Clone, Debug, PartialEq)]
+enum There {
+    /// Nothing is known.
+    Unknown,
+    /// The catalog shows this; under which revision has to be read before it is replaced.
+    Seen(Option<Arc<Slice>>),
+    /// This was written at `revision`.
+    Written {
+        revision: Revision,
+        slice: Option<Arc<Slice>>,
+    },
+}
+
+#[derive(Debug)]
+struct Page {
+    wish: Option<Arc<Slice>>,
+    there: There,
+    /// Being written now.
+    busy: bool,
+    /// To be written in a transaction of its own.
+    alone: bool,
+    /// Not to be written before, unless the wish changes.
+    not_before: Option<Instant>,
+}
+
+impl Page {
+    fn settled(&self) -> bool {
+        match &self.there {
+            There::Unknown => false,
+            There::Seen(slice) | There::Written { slice, .. } => *slice == self.wish,
+        }
+    }
+}
+
+/// One slice to write.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) service: ServiceKey,
+    pub(super) slice: Option<Arc<Slice>>,
+    /// `None`: to be read first. `Some(None)`: there is none.
+    pub(super) replaces: Option<Option<Revision>>,
+}
+
+/// All slices of this node that matter.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pages: HashMap<ServiceKey, Page>,
+    dirty: BTreeSet<ServiceKey>,
+    /// Those of `dirty` that go first, and without delay.
+    urgent: BTreeSet<ServiceKey>,
+    writing: usize,
+}
+
+impl Book {
+    /// Whether there is something to write now.
+    pub(super) fn wish(
+        &mut self,
+        service: &ServiceKey,
+        slice: Option<Arc<Slice>>,
+        urgent: bool,
+    ) -> bool {
+        let page = self.pages.entry(service.clone()).or_insert_with(|| Page {
+            wish: None,
+            there: There::Unknown,
+            busy: false,
+            alone: false,
+            not_before: None,
+        });
+        if page.wish == slice && page.there != There::Unknown {
+            return false;
+        }
+        page.wish = slice;
+        page.not_before = None;
+        page.alone = false;
+        if page.busy {
+            // Looked at again when the write under way has ended.
+            if urgent {
+                self.urgent.insert(service.clone());
+            }
+            return false;
+        }
+        if page.settled() {
+            self.dirty.remove(service);
+            self.urgent.remove(service);
+            self.forget_if_empty(service);
+            return false;
+        }
+        self.dirty.insert(service.clone());
+        if urgent {
+            self.urgent.insert(service.clone());
+        }
+        true
+    }
+
+    /// Whether there is something to write now, because the registry has something else than was written or wished.
+    pub(super) fn observe(
+        &mut self,
+        service: &ServiceKey,
+        slice: Option<&Arc<Slice>>,
+        revision: Revision,
+    ) -> bool {
+        let Some(page) = self.pages.get_mut(service) else {
+            return false;
+        };
+        // A write of ours that is under way is compared with what it replaces: it will find out by itself.
+        if page.busy {
+            return false;
+        }
+        match &page.there {
+            // The catalog is behind our own write.
+            There::Written { revision: own, .. } if revision < *own => return false,
+            There::Written { slice: own, .. } if own.as_ref() == slice && slice.is_some() => {
+                return false;
+            }
+            _ => page.there = There::Seen(slice.cloned()),
+        }
+        if page.settled() {
+            self.dirty.remove(service);
+            self.urgent.remove(service);
+            self.forget_if_empty(service);
+            return false;
+        }
+        self.dirty.insert(service.clone());
+        true
+    }
+
+    pub(super) fn wished(&self) -> Vec<ServiceKey> {
+        self.pages
+            .iter()
+            .filter(|(_, page)| page.wish.is_some())
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Slices that differ from what the registry has, those being written included.
+    pub(super) fn waiting(&self) -> usize {
+        self.dirty.len() + self.writing
+    }
+
+    pub(super) fn urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
+    /// When the next slice may be written; `None` when there is none to write.
+    pub(super) fn ready_at(&self, now: Instant) -> Option<Instant> {
+        self.dirty
+            .iter()
+            .filter_map(|service| self.pages.get(service))
+            .map(|page| page.not_before.unwrap_or(now))
+            .min()
+    }
+
+    /// The next slices to write in one transaction.
+    pub(super) fn take(&mut self, limits: Limits) -> Vec<Job> {
+        let now = Instant::now();
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut endpoints = 0;
+        let mut taken = Vec::new();
+        let order = self
+            .urgent
+            .iter()
+            .chain(self.dirty.difference(&self.urgent));
+        for service in order {
+            let Some(page) = self.pages.get(service) else {
+                continue;
+            };
+            if page.busy {
+                continue;
+            }
+            if page.not_before.is_some_and(|at| at > now) {
+                continue;
+            }
+            let count = page.wish.as_ref().map_or(0, |s| s.endpoints.len());
+            let full = jobs.len() >= limits.max_ops_per_txn || endpoints + count > MAX_ENDPOINTS;
+            if !jobs.is_empty() && (full || page.alone) {
+                break;
+            }
+            endpoints += count;
+            taken.push(service.clone());
+            jobs.push(Job {
+                service: service.clone(),
+                slice: page.wish.clone(),
+                replaces: match &page.there {
+                    There::Written { revision, slice } => Some(slice.as_ref().map(|_| *revision)),
+                    There::Unknown | There::Seen(_) => None,
+                },
+            });
+            if page.alone {
+                break;
+            }
+        }
+        self.writing += taken.len();
+        for service in taken {
+            self.dirty.remove(&service);
+            self.urgent.remove(&service);
+            if let Some(page) = self.pages.get_mut(&service) {
+                page.busy = true;
+            }
+        }
+        jobs
+    }
+
+    pub(super) fn committed(&mut self, jobs: Vec<Job>, revision: Revision) {
+        self.writing -= jobs.len();
+        for job in jobs {
+            let Some(page) = self.pages.get_mut(&job.service) else {
+                continue;
+            };
+            page.busy = false;
+            page.alone = false;
+            page.there = There::Written {
+                revision,
+                slice: job.slice,
+            };
+            if page.settled() {
+                self.urgent.remove(&job.service);
+            } else {
+                self.dirty.insert(job.service);
+            }
+        }
+    }
+
+    /// Nothing is known of what is there, and all is to be written again.
+    pub(super) fn failed(&mut self, jobs: Vec<Job>) {
+        self.writing -= jobs.len();
+        for job in jobs {
+            if let Some(page) = self.pages.get_mut(&job.service) {
+                page.busy = false;
+                page.there = There::Unknown;
+                self.dirty.insert(job.service);
+            }
+        }
+    }
+
+    pub(super) fn failed_one_by_one(&mut self, jobs: Vec<Job>) {
+        for job in &jobs {
+            if let Some(page) = self.pages.get_mut(&job.service) {
+                page.alone = true;
+            }
+        }
+        self.failed(jobs);
+    }
+
+    pub(super) fn refused(&mut self, jobs: Vec<Job>, pause: Duration) {
+        for job in &jobs {
+            if let Some(page) = self.pages.get_mut(&job.service)
+                && page.wish == job.slice
+            {
+                page.not_before = Some(Instant::now() + pause);
+            }
+        }
+        self.failed(jobs);
+    }
+
+    /// A slice that is not there, as the catalog shows, and shall not be, needs no page.
+    fn forget_if_empty(&mut self, service: &ServiceKey) {
+        if let Some(page) = self.pages.get(service)
+            && page.wish.is_none()
+            && !page.busy
+            && matches!(page.there, There::Seen(None))
+        {
+            self.pages.remove(service);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! An upstream's response as bytes: checked for belonging to the query, then made ours.
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+
+use super::Asked;
+use crate::request::Request;
+use crate::response::{OPT_BYTES, opt};
+
+/// Bytes of a message's header (RFC 1035, 4.1.1).
+pub(super) const HEADER: usize = 12;
+
+const FLAGS: usize = 2;
+const CODE: usize = 3;
+const COUNTS: usize = 4;
+const ADDITIONALS: usize = 10;
+
+const RESPONSE: u8 = 0x80;
+const OP_CODE: u8 = 0x78;
+const TRUNCATED: u8 = 0x02;
+const LOW_CODE: u8 = 0x0f;
+
+/// A response that belongs to the query and whose records end where the message does.
+#[derive(Debug)]
+pub(super) struct Response {
+    bytes: Vec<u8>,
+    opt: Option<Opt>,
+}
+
+/// Whether this is an error's header and nothing else, as sent by servers that could not read the query.
+pub(super) fn is_bare_error(bytes: &[u8], asked: &Asked) -> bool {
+    bytes.len() == HEADER
+        && bytes[..2] == asked.id.to_be_bytes()
+        && bytes[FLAGS] & RESPONSE != 0
+        && bytes[CODE] & LOW_CODE != 0
+}
+
+/// Where the OPT record is.
+#[derive(Clone, Copy, Debug)]
+struct Opt {
+    start: usize,
+    last: bool,
+    high_code: u8,
+}
+
+impl Response {
+    /// `None` when the bytes are not a response to the query: forged, late, or broken.
+    pub(super) fn read(mut bytes: Vec<u8>, asked: &Asked) -> Option<Self> {
+        let question = asked.question();
+        let records = HEADER + question.len();
+        let ours = bytes.get(..2)? == asked.id.to_be_bytes()
+            && bytes.get(FLAGS)? & (RESPONSE | OP_CODE) == RESPONSE
+            && count(&bytes, 0)? == 1
+            // Comparing without case is right for the name, whose lengths are all below the letters, but might take
+            // one type for another: the last four bytes, type and class, are compared as they are.
+            && bytes.get(HEADER..records)?.eq_ignore_ascii_case(question)
+            && bytes[records - 4..records] == question[question.len() - 4..];
+        if !ours {
+            return None;
+        }
+        let total = (1..4).try_fold(0, |sum, section| {
+            Some(sum + usize::from(count(&bytes, section)?))
+        })?;
+        let mut at = records;
+        let mut opt = None;
+        for index in 0..total {
+            let start = at;
+            let fixed = skip_name(&bytes, start)?;
+            let kind = u16::from_be_bytes(*bytes.get(fixed..)?.first_chunk()?);
+            let length = u16::from_be_bytes(*bytes.get(fixed + 8..)?.first_chunk()?);
+            at = fixed + 10 + usize::from(length);
+            if at > bytes.len() {
+                return None;
+            }
+            if kind == u16::from(RecordType::OPT) {
+                if opt.is_some() {
+                    return None;
+                }
+                opt = Some(Opt {
+                    start,
+                    last: index + 1 == total,
+                    high_code: *bytes.get(fixed + 4)?,
+                });
+            }
+        }
+        bytes.truncate(at);
+        Some(Response { bytes, opt })
+    }
+
+    /// Whether something was left out.
+    pub(super) fn truncated(&self) -> bool {
+        self.bytes[FLAGS] & TRUNCATED != 0
+    }
+
+    /// The code, with the part that the OPT record carries.
+    pub(super) fn code(&self) -> ResponseCode {
+        let low = self.bytes[CODE] & LOW_CODE;
+        ResponseCode::from(self.opt.map_or(0, |opt| opt.high_code), low)
+    }
+
+    /// The response to the client's request: its id, its question as it wrote it, an OPT record if it sent one, and no
+    /// more than `limit` bytes.
+    pub(super) fn into_ours(mut self, request: &Request, asked: &Asked, limit: u16) -> Vec<u8> {
+        let records = HEADER + asked.question;
+        self.bytes[..2].copy_from_slice(&request.metadata.id.to_be_bytes());
+        self.bytes[HEADER..records].copy_from_slice(asked.question());
+        let code = self.code();
+        // An OPT record further up stays where it is: cutting it out would move what follows, and break the pointers.
+        let mut keeps_opt = self.opt.is_some();
+        if let Some(opt) = self.opt.filter(|opt| opt.last) {
+            keeps_opt = false;
+            self.bytes.truncate(opt.start);
+            self.set_additionals(|count| count.saturating_sub(1));
+        }
+        let own = request.edns.map_or(0, |_| usize::from(OPT_BYTES));
+        if self.bytes.len() + own > usize::from(limit) {
+            keeps_opt = false;
+            self.bytes.truncate(records);
+            self.bytes[FLAGS] |= TRUNCATED;
+            self.bytes[COUNTS + 2..HEADER].fill(0);
+        }
+        if let Some(client) = request.edns.filter(|_| !keeps_opt) {
+            let mut edns = opt(client.dnssec_ok);
+            edns.set_rcode_high(code.high());
+            let mut bytes = Vec::new();
+            if edns.emit(&mut BinEncoder::new(&mut bytes)).is_ok() {
+                self.bytes.extend(bytes);
+                self.set_additionals(|count| count.saturating_add(1));
+            }
+        }
+        self.bytes
+    }
+
+    fn set_additionals(&mut self, change: impl FnOnce(u16) -> u16) {
+        let count = u16::from_be_bytes([self.bytes[ADDITIONALS], self.bytes[ADDITIONALS + 1]]);
+        self.bytes[ADDITIONALS..HEADER].copy_from_slice(&change(count).to_be_bytes());
+    }
+}
+
+/// How many entries a section claims: 0 the questions, to 3 the additionals.
+fn count(bytes: &[u8], section: usize) -> Option<u16> {
+    let at = COUNTS + 2 * section;
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Where the name that begins at `at` ends. What a pointer points to is the client's to judge.
+fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
+    const POINTER: u8 = 0xc0;
+    loop {
+        match *bytes.get(at)? {
+            0 => return Some(at + 1),
+            length if length & POINTER == POINTER => return Some(at + 2),
+            length if length & POINTER == 0 => at += 1 + usize::from(length),
+            _ => return None,
+        }
+    }
+}

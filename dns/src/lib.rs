@@ -1,0 +1,39 @@
+//! The DNS server: answers for the mesh's zone from the snapshot, forwarding for every other zone.
+//!
+//! # Layout
+//! The way of a query, in call order:
+//! * [`server`]: sockets; every listener is bound before any serves, and replies leave from the address that was asked
+//! * `udp`: datagrams with the local address they were sent to (`IP_PKTINFO`), which a wildcard listener needs
+//! * `request`: a packet becomes a request, a refusal, or silence
+//! * `handler`: which of our zone, the upstreams or a refusal answers whom
+//! * [`zone`], [`reverse`]: pure: snapshot, name and type make an [`Answer`]; Kubernetes DNS specification 1.1.0
+//! * [`answer`]: what that is, in terms of the mesh
+//! * `response`: an answer becomes a message that keeps to the client's size
+//! * [`forward`], `resolv_conf`: the upstreams
+//! * [`metrics`]: what is counted
+//!
+//! Messages are read and written with `hickory-proto`. The listeners are our own and not `hickory-server`'s, because
+//! its loop decides some things before a handler sees the packet: it answers a malformed packet with FORMERR even when
+//! that packet is itself a response, starts a task per datagram and takes TCP connections without a bound, and can't
+//! tell which local address was asked.
+
+pub mod answer;
+pub mod error;
+pub mod forward;
+mod handler;
+pub mod metrics;
+mod request;
+mod resolv_conf;
+mod response;
+pub mod reverse;
+pub mod server;
+#[cfg(test)]
+mod testing;
+mod udp;
+pub mod zone;
+
+pub use answer::{Answer, Data, Host};
+pub use error::DnsError;
+pub use forward::Upstream;
+pub use metrics::Metrics;
+pub use server::{Options, Server};

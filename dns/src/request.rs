@@ -1,0 +1,110 @@
+//! From a packet to a request: what can't be one is refused, or not answered at all.
+
+use hickory_proto::op::{Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+
+/// A request, as far as it could be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Of its header.
+    pub metadata: Metadata,
+    /// Its one question, in the case that the client chose. Present in every [`Packet::Request`].
+    pub query: Option<Query>,
+    /// What the client said by an OPT record.
+    pub edns: Option<ClientEdns>,
+}
+
+/// What matters of a client's OPT record (RFC 6891).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientEdns {
+    /// The largest datagram that the client takes, in bytes.
+    pub size: u16,
+    /// Copied into the response (RFC 3225, 3).
+    pub dnssec_ok: bool,
+}
+
+/// What a packet turned out to be.
+#[derive(Debug)]
+pub(crate) enum Packet {
+    /// Not to be answered: too short to have an id, or an answer itself. Answering answers makes loops.
+    Silence,
+    /// Answered with a code alone.
+    Refusal(Request, ResponseCode),
+    /// A question of class IN for records that can be asked for.
+    Request(Request),
+}
+
+impl Packet {
+    /// Reads a packet. Costs no more than its bytes, whatever counts its header claims.
+    pub(crate) fn read(bytes: &[u8]) -> Packet {
+        let mut decoder = BinDecoder::new(bytes);
+        let Ok(Header { metadata, counts }) = Header::read(&mut decoder) else {
+            return Packet::Silence;
+        };
+        if metadata.message_type == MessageType::Response {
+            return Packet::Silence;
+        }
+        let mut request = Request {
+            metadata,
+            query: None,
+            edns: None,
+        };
+        match metadata.op_code {
+            OpCode::Query => {}
+            OpCode::Notify | OpCode::Update => {
+                return Packet::Refusal(request, ResponseCode::Refused);
+            }
+            _ => return Packet::Refusal(request, ResponseCode::NotImp),
+        }
+        if counts.queries != 1 {
+            return Packet::Refusal(request, ResponseCode::FormErr);
+        }
+        let Ok(query) = Query::read(&mut decoder) else {
+            return Packet::Refusal(request, ResponseCode::FormErr);
+        };
+        let kind = query.query_type;
+        request.query = Some(query);
+        // Only IXFR has anything in these sections (RFC 1995, 3).
+        if counts.answers > 0 || (counts.authorities > 0 && kind != RecordType::IXFR) {
+            return Packet::Refusal(request, ResponseCode::FormErr);
+        }
+        let mut section = |count: u16, additional: bool| {
+            Message::read_records(&mut decoder, count.into(), additional, OpCode::Query)
+        };
+        let edns = section(counts.authorities, false)
+            .and_then(|_| section(counts.additionals, true))
+            .map(|(_, edns, _)| edns);
+        let Ok(edns) = edns else {
+            return Packet::Refusal(request, ResponseCode::FormErr);
+        };
+        request.edns = edns.as_ref().map(|edns| ClientEdns {
+            size: edns.max_payload(),
+            dnssec_ok: edns.flags().dnssec_ok,
+        });
+        if edns.is_some_and(|edns| edns.version() > 0) {
+            return Packet::Refusal(request, ResponseCode::BADVERS);
+        }
+        match refused(&request) {
+            Some(code) => Packet::Refusal(request, code),
+            None => Packet::Request(request),
+        }
+    }
+}
+
+/// Classes and types that nobody gets an answer to.
+fn refused(request: &Request) -> Option<ResponseCode> {
+    const TKEY: u16 = 249;
+    const MAILB: u16 = 253;
+    const MAILA: u16 = 254;
+    let query = request.query.as_ref()?;
+    if query.query_class != DNSClass::IN {
+        return Some(ResponseCode::Refused);
+    }
+    match query.query_type {
+        RecordType::AXFR | RecordType::IXFR => Some(ResponseCode::Refused),
+        RecordType::OPT | RecordType::TSIG => Some(ResponseCode::FormErr),
+        RecordType::Unknown(TKEY | MAILB | MAILA) => Some(ResponseCode::NotImp),
+        _ => None,
+    }
+}

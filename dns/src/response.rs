@@ -1,0 +1,276 @@
+//! From an answer to a message that keeps to the client's size.
+
+use std::net::IpAddr;
+
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+
+use crate::answer::{Answer, Data, Host};
+use crate::error::Transport;
+use crate::request::{ClientEdns, Request};
+use crate::zone::{SPECIFICATION, TTL};
+
+/// The largest datagram that we send and take: it fits the smallest IPv6 MTU, so it is never fragmented.
+pub(crate) const MAX_DATAGRAM: u16 = 1232;
+
+/// What a client without EDNS takes (RFC 1035, 4.2.1).
+const PLAIN_DATAGRAM: u16 = 512;
+
+/// An OPT record without options (RFC 6891, 6.1.2).
+pub(crate) const OPT_BYTES: u16 = 11;
+
+/// The most bytes that a response may have.
+pub(crate) fn limit(transport: Transport, edns: Option<ClientEdns>) -> u16 {
+    match (transport, edns) {
+        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Udp, None) => PLAIN_DATAGRAM,
+        (Transport::Udp, Some(edns)) => edns.size.clamp(PLAIN_DATAGRAM, MAX_DATAGRAM),
+    }
+}
+
+/// What responses have in common.
+pub(crate) struct Frame<'a> {
+    /// What is responded to.
+    pub request: &'a Request,
+    /// Whether this client's other questions would be forwarded.
+    pub recursion: bool,
+    /// The most bytes.
+    pub limit: u16,
+}
+
+impl Frame<'_> {
+    fn metadata(&self, code: ResponseCode, authoritative: bool) -> Metadata {
+        let mut metadata = Metadata::response_from_request(&self.request.metadata);
+        metadata.recursion_available = self.recursion;
+        metadata.response_code = code;
+        metadata.authoritative = authoritative;
+        metadata
+    }
+
+    /// A response that is a code and nothing else.
+    pub(crate) fn code(&self, code: ResponseCode) -> Vec<u8> {
+        self.encode(&self.metadata(code, false), [], [], [])
+    }
+
+    /// An authoritative response. `turn` says where the records begin, so that clients which take the first spread out.
+    pub(crate) fn answer(
+        &self,
+        query: &Query,
+        answer: &Answer,
+        names: &Names,
+        turn: usize,
+    ) -> (ResponseCode, Vec<u8>) {
+        let code = match answer {
+            Answer::Foreign | Answer::Unknown => ResponseCode::ServFail,
+            Answer::NoName { .. } => ResponseCode::NXDomain,
+            Answer::NoData { .. } | Answer::Found { .. } => ResponseCode::NoError,
+        };
+        let metadata = self.metadata(code, true);
+        let bytes = match answer {
+            Answer::Foreign | Answer::Unknown => self.code(code),
+            Answer::NoName { apex } | Answer::NoData { apex } => {
+                let soa = names.authority(query.name.trim_to(*apex));
+                self.encode(&metadata, [], soa, [])
+            }
+            Answer::Found {
+                answers,
+                additionals,
+            } => {
+                let turn = turn.checked_rem(answers.len()).unwrap_or(0);
+                let (head, tail) = answers.split_at(turn);
+                let answers = tail.iter().chain(head);
+                let answers = answers.filter_map(|data| names.record(query.name.clone(), data));
+                let additionals = additionals.iter().filter_map(|(host, address)| {
+                    names.record(names.host(host)?, &Data::Address(*address))
+                });
+                self.encode(&metadata, answers, [], additionals)
+            }
+        };
+        (code, bytes)
+    }
+
+    fn encode(
+        &self,
+        metadata: &Metadata,
+        answers: impl IntoIterator<Item = Record>,
+        authorities: impl IntoIterator<Item = Record>,
+        additionals: impl IntoIterator<Item = Record>,
+    ) -> Vec<u8> {
+        let edns = self.request.edns.map(|edns| opt(edns.dnssec_ok));
+        let query = self.request.query.as_ref();
+        let sections = Sections {
+            answers,
+            authorities,
+            additionals,
+        };
+        encode(metadata, query, sections, edns, self.limit)
+            .unwrap_or_else(|_| header_only(metadata.id))
+    }
+}
+
+/// Our own OPT record.
+pub(crate) fn opt(dnssec_ok: bool) -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(MAX_DATAGRAM);
+    edns.set_dnssec_ok(dnssec_ok);
+    edns
+}
+
+/// The records of a message, made only as long as there is room.
+pub(crate) struct Sections<A, N, D> {
+    pub answers: A,
+    pub authorities: N,
+    pub additionals: D,
+}
+
+impl Sections<[Record; 0], [Record; 0], [Record; 0]> {
+    /// None at all.
+    pub(crate) const EMPTY: Self = Sections {
+        answers: [],
+        authorities: [],
+        additionals: [],
+    };
+}
+
+/// Writes a message of at most `limit` bytes, which are 512 or more. TC is set when anything was left out, and the OPT
+/// record never is.
+pub(crate) fn encode<A, N, D>(
+    metadata: &Metadata,
+    query: Option<&Query>,
+    sections: Sections<A, N, D>,
+    edns: Option<Edns>,
+    limit: u16,
+) -> Result<Vec<u8>, ProtoError>
+where
+    A: IntoIterator<Item = Record>,
+    N: IntoIterator<Item = Record>,
+    D: IntoIterator<Item = Record>,
+{
+    let mut bytes = Vec::with_capacity(512);
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_max_size(limit - if edns.is_some() { OPT_BYTES } else { 0 });
+    let place = encoder.place::<Header>()?;
+    if let Some(query) = query {
+        query.emit(&mut encoder)?;
+    }
+    let mut metadata = *metadata;
+    let full = &mut metadata.truncation;
+    let mut counts = HeaderCounts {
+        queries: query.is_some().into(),
+        answers: emit(&mut encoder, sections.answers, full),
+        authorities: emit(&mut encoder, sections.authorities, full),
+        additionals: emit(&mut encoder, sections.additionals, full),
+    };
+    if let Some(mut edns) = edns {
+        encoder.set_max_size(limit);
+        edns.set_rcode_high(metadata.response_code.high());
+        edns.emit(&mut encoder)?;
+        counts.additionals += 1;
+    }
+    encoder.emit_at(place, Header { metadata, counts })?;
+    Ok(bytes)
+}
+
+/// Writes records until one does not fit, and says how many were written. Nothing is written once `full`: a later,
+/// smaller record must not fill the gap that an earlier one left.
+fn emit(
+    encoder: &mut BinEncoder<'_>,
+    records: impl IntoIterator<Item = Record>,
+    full: &mut bool,
+) -> u16 {
+    let mut count = 0;
+    for record in records {
+        if *full {
+            break;
+        }
+        let start = encoder.offset();
+        if record.emit(encoder).is_err() {
+            encoder.set_offset(start);
+            encoder.trim();
+            *full = true;
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// SERVFAIL without a question: what is left when a response can't be written.
+fn header_only(id: u16) -> Vec<u8> {
+    const RESPONSE: u8 = 0x80;
+    let mut bytes = vec![0; 12];
+    bytes[..2].copy_from_slice(&id.to_be_bytes());
+    bytes[2] = RESPONSE;
+    bytes[3] = ResponseCode::ServFail.low();
+    bytes
+}
+
+/// The names that records of the mesh's zone mention.
+pub(crate) struct Names {
+    zone: Name,
+    serial: u32,
+}
+
+impl Names {
+    /// `None` when the zone is no domain name, or one too long for names below it.
+    pub(crate) fn new(zone: &str, revision: i64) -> Option<Self> {
+        let zone = Name::from_labels(zone.split('.').map(str::as_bytes)).ok()?;
+        // Serials are compared modulo 2^32 (RFC 1982), so the low half of the revision is what goes out.
+        let serial = (revision & i64::from(u32::MAX)).try_into().unwrap_or(0);
+        let names = Names { zone, serial };
+        names.host(&Host::NameServer)?;
+        Some(names)
+    }
+
+    fn below(&self, labels: &[String]) -> Option<Name> {
+        let labels = labels.iter().map(String::as_bytes);
+        Name::from_labels(labels.chain(self.zone.iter())).ok()
+    }
+
+    /// `None` when the name would be longer than 255 bytes: it can't be looked up, so it is not mentioned either.
+    fn host(&self, host: &Host) -> Option<Name> {
+        self.below(&host.labels())
+    }
+
+    fn authority(&self, owner: Name) -> Option<Record> {
+        self.record(owner, &Data::Authority)
+    }
+
+    fn record(&self, owner: Name, data: &Data) -> Option<Record> {
+        let data = match data {
+            Data::Address(IpAddr::V4(address)) => RData::A(A(*address)),
+            Data::Address(IpAddr::V6(address)) => RData::AAAA(AAAA(*address)),
+            Data::Srv {
+                weight,
+                port,
+                target,
+            } => RData::SRV(SRV::new(0, *weight, *port, self.host(target)?)),
+            Data::Ptr(host) => RData::PTR(PTR(self.host(host)?)),
+            Data::NameServer => RData::NS(NS(self.host(&Host::NameServer)?)),
+            Data::Authority => RData::SOA(self.soa()?),
+            Data::Version => RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()])),
+            Data::Minimal => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
+        };
+        Some(Record::from_rdata(owner, TTL, data))
+    }
+
+    fn soa(&self) -> Option<SOA> {
+        const REFRESH: i32 = 7200;
+        const RETRY: i32 = 1800;
+        const EXPIRE: i32 = 86_400;
+        let server = self.host(&Host::NameServer)?;
+        let person = self.below(&["hostmaster".to_owned()])?;
+        Some(SOA::new(
+            server,
+            person,
+            self.serial,
+            REFRESH,
+            RETRY,
+            EXPIRE,
+            TTL,
+        ))
+    }
+}

@@ -1,0 +1,226 @@
+//! Sockets as the engine wants them: a client's, which counts what passes, and an endpoint's.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::connections::Activity;
+use crate::metrics::Active;
+
+/// Reads into hyper's buffer without initialising it first; returns how much.
+fn poll_read(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    mut cursor: ReadBufCursor<'_>,
+) -> Poll<io::Result<usize>> {
+    // SAFETY: tokio's `ReadBuf` writes initialised bytes only, and never makes initialised ones uninitialised.
+    let mut buffer = ReadBuf::uninit(unsafe { cursor.as_mut() });
+    match Pin::new(stream).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) => {
+            let n = buffer.filled().len();
+            // SAFETY: the first `n` bytes behind the cursor were just filled.
+            unsafe { cursor.advance(n) };
+            Poll::Ready(Ok(n))
+        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub(crate) struct ClientIo {
+    stream: TcpStream,
+    /// Read before the engine began, to be read by it first.
+    begun: Vec<u8>,
+    taken: usize,
+    activity: Arc<Activity>,
+    active: Active,
+}
+
+impl ClientIo {
+    pub(crate) fn new(
+        stream: TcpStream,
+        begun: Vec<u8>,
+        activity: Arc<Activity>,
+        active: Active,
+    ) -> Self {
+        active.0.received.add(begun.len() as u64);
+        ClientIo {
+            stream,
+            begun,
+            taken: 0,
+            activity,
+            active,
+        }
+    }
+
+    /// The socket, what counts it as active, and bytes that the engine has not taken.
+    pub(super) fn into_parts(mut self) -> (TcpStream, Active, Vec<u8>) {
+        let rest = self.begun.split_off(self.taken);
+        (self.stream, self.active, rest)
+    }
+
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = &result {
+            self.activity.wrote();
+            self.active.0.sent.add(*n as u64);
+        }
+        result
+    }
+}
+
+impl Read for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.taken < this.begun.len() {
+            let n = (this.begun.len() - this.taken).min(cursor.remaining());
+            cursor.put_slice(&this.begun[this.taken..this.taken + n]);
+            this.taken += n;
+            if this.taken == this.begun.len() {
+                this.begun = Vec::new();
+                this.taken = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        poll_read(&mut this.stream, cx, cursor).map_ok(|n| {
+            if n > 0 {
+                this.activity.read();
+                this.active.0.received.add(n as u64);
+            }
+        })
+    }
+}
+
+impl Write for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(result)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(result)
+    }
+}
+
+/// Looks at an endpoint's socket that the engine owns.
+#[derive(Debug)]
+pub(super) struct Peek(Arc<AtomicI32>);
+
+impl Peek {
+    /// Whether nothing waits to be read, neither bytes nor the end: the runtime learns of a FIN only in its next round
+    /// of polling, the kernel knows at once. One system call.
+    pub(super) fn is_quiet(&self) -> bool {
+        let fd = self.0.load(Ordering::Relaxed);
+        if fd < 0 {
+            return false;
+        }
+        let mut byte = 0u8;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        // SAFETY: `fd` is open: `Watched` takes it back before the socket is closed, on this same thread; the buffer
+        // is one byte long, as is said.
+        let n = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
+        n < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+    }
+}
+
+/// Takes the descriptor back from [`Peek`] when the socket goes.
+#[derive(Debug)]
+struct Watched(Arc<AtomicI32>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.store(-1, Ordering::Relaxed);
+    }
+}
+
+/// An endpoint's socket.
+#[derive(Debug)]
+pub(super) struct EndpointIo {
+    /// Dropped before the socket: fields are dropped in their order.
+    _watched: Watched,
+    pub(super) stream: TcpStream,
+}
+
+impl EndpointIo {
+    pub(super) fn new(stream: TcpStream) -> (Self, Peek) {
+        let fd = Arc::new(AtomicI32::new(stream.as_raw_fd()));
+        let io = EndpointIo {
+            _watched: Watched(Arc::clone(&fd)),
+            stream,
+        };
+        (io, Peek(fd))
+    }
+}
+
+impl Read for EndpointIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        poll_read(&mut self.stream, cx, cursor).map_ok(|_| ())
+    }
+}
+
+impl Write for EndpointIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+}

@@ -1,0 +1,177 @@
+//! Answers of our own: what went wrong, in words, for a person or for a gRPC client.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Request, Response, StatusCode};
+use model::ServiceKey;
+use model::snapshot::EndpointView;
+
+use super::body::{End, ResponseBody};
+
+/// One word for programs; the body has the sentence.
+const ERROR: HeaderName = HeaderName::from_static("x-heddle-error");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// How the client wants to hear of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Plain,
+    /// A response of trailers only, with `grpc-status` (gRPC over HTTP/2, "Responses").
+    Grpc,
+}
+
+impl Style {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        match request.headers().get(CONTENT_TYPE) {
+            Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Style::Grpc,
+            _ => Style::Plain,
+        }
+    }
+}
+
+/// Why a request is answered by us.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    reason: &'static str,
+    pub(super) text: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, reason: &'static str, text: String) -> Self {
+        Problem {
+            status,
+            reason,
+            text,
+        }
+    }
+
+    /// The request itself is wrong.
+    pub(super) fn bad_request(text: &str) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, "bad-request", text.to_owned())
+    }
+
+    /// The body broke off or was malformed on its way in.
+    pub(super) fn request_body(error: &str) -> Self {
+        let text = format!("the request's body can't be read: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "bad-request", text)
+    }
+
+    /// `CONNECT` is for forward proxies.
+    pub(super) fn connect_method() -> Self {
+        let text = "CONNECT is not supported: this is no forward proxy".to_owned();
+        Problem::new(StatusCode::NOT_IMPLEMENTED, "connect", text)
+    }
+
+    pub(super) fn no_service(key: &ServiceKey) -> Self {
+        let text = format!("service {key} or its port is gone");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-service", text)
+    }
+
+    /// Nobody is eligible; the snapshot says why.
+    pub(super) fn unavailable(why: &str) -> Self {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no-endpoint",
+            why.to_owned(),
+        )
+    }
+
+    pub(super) fn connect(endpoint: &EndpointView, error: &str) -> Self {
+        let text = format!(
+            "endpoint {} can't be reached: {error}",
+            endpoint.endpoint.name
+        );
+        Problem::new(StatusCode::BAD_GATEWAY, "connect-failed", text)
+    }
+
+    pub(super) fn broken(endpoint: &EndpointView, error: &str) -> Self {
+        let address = endpoint
+            .addresses()
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let name = &endpoint.endpoint.name;
+        let text = format!("endpoint {name} at {address} gave no valid response: {error}");
+        Problem::new(StatusCode::BAD_GATEWAY, "endpoint-failed", text)
+    }
+
+    pub(super) fn unasked_upgrade(key: &ServiceKey) -> Self {
+        let text =
+            format!("an endpoint of service {key} switched protocols without being asked to");
+        Problem::new(StatusCode::BAD_GATEWAY, "endpoint-failed", text)
+    }
+
+    pub(super) fn timeout(key: &ServiceKey, limit: Duration) -> Self {
+        let text = format!("no endpoint of service {key} responded within {limit:?}");
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", text)
+    }
+
+    /// As a response in the client's style.
+    pub(super) fn response<E: End>(self, style: Style) -> Response<ResponseBody<E>> {
+        let mut response = match style {
+            Style::Plain => {
+                let text = Bytes::from(self.text + "\n");
+                let mut response = Response::new(ResponseBody::Own(Some(text)));
+                *response.status_mut() = self.status;
+                let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, plain);
+                response
+            }
+            Style::Grpc => {
+                let mut response = Response::new(ResponseBody::empty());
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                headers.insert(
+                    GRPC_STATUS,
+                    HeaderValue::from_static(grpc_status(self.status)),
+                );
+                if let Ok(message) = HeaderValue::try_from(percent_encoded(&self.text)) {
+                    headers.insert(GRPC_MESSAGE, message);
+                }
+                response
+            }
+        };
+        response
+            .headers_mut()
+            .insert(ERROR, HeaderValue::from_static(self.reason));
+        response
+    }
+}
+
+/// gRPC's own mapping (doc/http-grpc-status-mapping.md): INTERNAL, UNIMPLEMENTED, UNAVAILABLE.
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "13",
+        StatusCode::NOT_IMPLEMENTED => "12",
+        _ => "14",
+    }
+}
+
+/// As gRPC wants `grpc-message`: visible ASCII but `%` as it is, all else as `%XX` of its UTF-8.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string can't fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_messages_are_percent_encoded() {
+        assert_eq!(percent_encoded("100% of\nfünf"), "100%25 of%0Af%C3%BCnf");
+    }
+}

@@ -1,0 +1,82 @@
+//! `tcp` ports: a connection is given to an endpoint, then bytes are relayed.
+
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+
+use crate::accept::reset;
+use crate::connections::{self, Kind, Slot};
+use crate::metrics::Active;
+use crate::options::limits;
+use crate::pick::{self, Tried};
+use crate::relay::{Early, relay};
+use crate::sockets::dial;
+use crate::target::{InFlight, Port, View};
+use crate::worker::Worker;
+
+/// Serves a connection in a task of its own.
+pub(crate) fn serve(worker: &Rc<Worker>, client: TcpStream, port: Rc<Port>, view: View) {
+    let idle = view.idle_timeout;
+    connections::spawn(worker, Kind::Relay, idle, |slot| {
+        Connection {
+            worker: Rc::clone(worker),
+            port,
+            view,
+            slot,
+        }
+        .run(client)
+    });
+}
+
+struct Connection {
+    worker: Rc<Worker>,
+    port: Rc<Port>,
+    view: View,
+    slot: Rc<Slot>,
+}
+
+impl Connection {
+    async fn run(self, client: TcpStream) {
+        let _active = Active::new(&self.port.stats);
+        let Some((endpoint, _in_flight)) = self.connect().await else {
+            return reset(client);
+        };
+        let stats = &self.port.stats;
+        let activity = &self.slot.activity;
+        let early = Early::default();
+        if let Err(error) = relay(&self.worker, client, endpoint, early, activity, stats).await {
+            tracing::debug!(service = %self.port.key(), %error, "relayed connection broke");
+        }
+    }
+
+    /// A connection to the first endpoint that answers, each tried at most once.
+    async fn connect(&self) -> Option<(TcpStream, InFlight)> {
+        let service = self.port.key();
+        let mut tried = Tried::default();
+        let mut timeouts = 0;
+        while timeouts < limits::CONNECT_TIMEOUTS {
+            let Some(index) = pick::pick(&self.view, &tried) else {
+                break;
+            };
+            let endpoint = &self.view.endpoints[index];
+            let in_flight = InFlight::new(&self.view, index);
+            match dial(endpoint.addresses(), self.view.connect_timeout).await {
+                Ok(stream) => return Some((stream, in_flight)),
+                Err(error) => {
+                    self.port.stats.connect_failures.add(1);
+                    timeouts += u32::from(error.timed_out());
+                    let error = error.in_words();
+                    tracing::debug!(%service, endpoint = %endpoint.id, error, "trying the next endpoint");
+                    tried.add(endpoint);
+                }
+            }
+        }
+        if tried.is_empty() {
+            self.port.stats.unavailable.add(1);
+            tracing::debug!(%service, reason = self.view.unavailable, "connection refused");
+        } else {
+            tracing::debug!(%service, "connection refused: no endpoint could be connected to");
+        }
+        None
+    }
+}

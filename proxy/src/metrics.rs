@@ -1,0 +1,292 @@
+//! Metrics: counted per worker, summed at the scrape.
+
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use model::ServiceKey;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+pub(crate) use stats::{Active, PortStats, RetryResult, Spoken, WorkerStats};
+use stats::{BOUNDS, CODES, RETRY_RESULTS, SPOKEN};
+
+const REQUESTS: Family = Family(
+    "heddle_requests_total",
+    "HTTP requests by what the client spoke and the status it got; 499: it went away before.",
+    &["namespace", "service", "protocol", "code"],
+);
+const DURATION: Family = Family(
+    "heddle_request_duration_seconds",
+    "From a request's head to the end of its response's body.",
+    &["namespace", "service"],
+);
+const ACTIVE: Family = Family(
+    "heddle_connections_active",
+    "Client connections that are open.",
+    &["namespace", "service"],
+);
+const CONNECTIONS: Family = Family(
+    "heddle_connections_total",
+    "Client connections accepted.",
+    &["namespace", "service"],
+);
+const BYTES: Family = Family(
+    "heddle_bytes_total",
+    "Bytes received from clients and sent to them.",
+    &["namespace", "service", "direction"],
+);
+const RETRIES: Family = Family(
+    "heddle_retries_total",
+    "Requests sent again, and those that were not because the budget was used up.",
+    &["namespace", "service", "result"],
+);
+const CONNECT_FAILURES: Family = Family(
+    "heddle_upstream_connect_failures_total",
+    "Connections to endpoints that could not be made.",
+    &["namespace", "service"],
+);
+const UNAVAILABLE: Family = Family(
+    "heddle_unavailable_total",
+    "Requests and connections for which no endpoint was eligible.",
+    &["namespace", "service"],
+);
+const ACCEPT_ERRORS: Family = Family(
+    "heddle_accept_errors_total",
+    "Connections that could not be accepted, for want of descriptors or memory.",
+    &[],
+);
+const UNKNOWN: Family = Family(
+    "heddle_unknown_destinations_total",
+    "Redirected connections to a virtual IP and port that no service has.",
+    &[],
+);
+const FAMILIES: [Family; 10] = [
+    REQUESTS,
+    DURATION,
+    ACTIVE,
+    CONNECTIONS,
+    BYTES,
+    RETRIES,
+    CONNECT_FAILURES,
+    UNAVAILABLE,
+    ACCEPT_ERRORS,
+    UNKNOWN,
+];
+
+/// Name, help and labels.
+struct Family(&'static str, &'static str, &'static [&'static str]);
+
+/// The proxy's metrics as a Prometheus collector. A clone shares what it shows.
+///
+/// A scrape reads the workers' counters without a lock and costs O(services that had traffic); series of deleted
+/// services are gone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    workers: Arc<[Arc<WorkerStats>]>,
+    descs: Arc<[Desc]>,
+}
+
+impl Metrics {
+    pub(crate) fn new(workers: Vec<Arc<WorkerStats>>) -> Self {
+        let desc = |Family(name, help, labels): &Family| {
+            let labels = labels.iter().map(|l| (*l).to_owned()).collect();
+            Desc::new(
+                (*name).to_owned(),
+                (*help).to_owned(),
+                labels,
+                HashMap::new(),
+            )
+            .expect("the names of metrics and labels are valid ones")
+        };
+        Metrics {
+            workers: workers.into(),
+            descs: FAMILIES.iter().map(desc).collect(),
+        }
+    }
+}
+
+/// What all workers counted of a service's ports.
+#[derive(Default)]
+struct Sum {
+    requests: BTreeMap<(usize, usize), u64>,
+    http: bool,
+    buckets: [u64; BOUNDS.len() + 1],
+    nanos: u64,
+    active: u64,
+    connections: u64,
+    received: u64,
+    sent: u64,
+    retries: [u64; RETRY_RESULTS.len()],
+    connect_failures: u64,
+    unavailable: u64,
+}
+
+impl Sum {
+    fn add(&mut self, port: &PortStats) {
+        self.active += port.active.get();
+        self.connections += port.connections.get();
+        self.received += port.received.get();
+        self.sent += port.sent.get();
+        self.connect_failures += port.connect_failures.get();
+        self.unavailable += port.unavailable.get();
+        for (sum, count) in self.retries.iter_mut().zip(&port.retries) {
+            *sum += count.get();
+        }
+        if let Some(http) = &port.http {
+            self.http = true;
+            for (spoken, place, count) in http.requests() {
+                *self.requests.entry((spoken, place)).or_default() += count;
+            }
+            let (buckets, nanos) = http.durations();
+            for (sum, count) in self.buckets.iter_mut().zip(buckets) {
+                *sum += count;
+            }
+            self.nanos += nanos;
+        }
+    }
+}
+
+impl Collector for Metrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let maps: Vec<_> = self.workers.iter().map(|w| w.ports.load_full()).collect();
+        let mut sums: BTreeMap<&ServiceKey, Sum> = BTreeMap::new();
+        for port in maps.iter().flat_map(|map| map.values()) {
+            sums.entry(&port.service).or_default().add(port);
+        }
+        let each = |f: &dyn Fn(&mut Vec<Metric>, &ServiceKey, &Sum)| {
+            let mut metrics = Vec::with_capacity(sums.len());
+            for (key, sum) in &sums {
+                f(&mut metrics, key, sum);
+            }
+            metrics
+        };
+        let simple = |family: Family, value: &dyn Fn(&Sum) -> u64| {
+            let labels = family.2;
+            let metrics = each(&|out, key, sum| out.push(counter(labels, key, &[], value(sum))));
+            self::family(family, MetricType::COUNTER, metrics)
+        };
+        let total = |value: &dyn Fn(&WorkerStats) -> u64| {
+            let sum = self.workers.iter().map(|w| value(w)).sum();
+            vec![bare_counter(sum)]
+        };
+        let requests = each(&|out, key, sum| {
+            for ((spoken, place), count) in &sum.requests {
+                let code = match CODES[*place] {
+                    0 => "other".to_owned(),
+                    code => code.to_string(),
+                };
+                out.push(counter(REQUESTS.2, key, &[SPOKEN[*spoken], &code], *count));
+            }
+        });
+        let durations = each(&|out, key, sum| {
+            if sum.http {
+                out.push(histogram(key, sum));
+            }
+        });
+        let active = each(&|out, key, sum| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(sum.active as f64);
+            let mut metric = Metric::from_label(labels(ACTIVE.2, key, &[]));
+            metric.set_gauge(gauge);
+            out.push(metric);
+        });
+        let bytes = each(&|out, key, sum| {
+            out.push(counter(BYTES.2, key, &["received"], sum.received));
+            out.push(counter(BYTES.2, key, &["sent"], sum.sent));
+        });
+        let retries = each(&|out, key, sum| {
+            for (result, count) in RETRY_RESULTS.iter().zip(sum.retries) {
+                out.push(counter(RETRIES.2, key, &[result], count));
+            }
+        });
+        let families = [
+            family(REQUESTS, MetricType::COUNTER, requests),
+            family(DURATION, MetricType::HISTOGRAM, durations),
+            family(ACTIVE, MetricType::GAUGE, active),
+            simple(CONNECTIONS, &|sum| sum.connections),
+            family(BYTES, MetricType::COUNTER, bytes),
+            family(RETRIES, MetricType::COUNTER, retries),
+            simple(CONNECT_FAILURES, &|sum| sum.connect_failures),
+            simple(UNAVAILABLE, &|sum| sum.unavailable),
+            family(
+                ACCEPT_ERRORS,
+                MetricType::COUNTER,
+                total(&|w| w.accept_errors.get()),
+            ),
+            family(
+                UNKNOWN,
+                MetricType::COUNTER,
+                total(&|w| w.unknown_destinations.get()),
+            ),
+        ];
+        // The text format knows no family without a metric.
+        families
+            .into_iter()
+            .filter(|f| !f.get_metric().is_empty())
+            .collect()
+    }
+}
+
+fn family(Family(name, help, _): Family, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn labels(names: &[&str], key: &ServiceKey, more: &[&str]) -> Vec<LabelPair> {
+    let values = [key.namespace.as_str(), key.name.as_str()];
+    let values = values.iter().chain(more);
+    let pair = |(name, value): (&&str, &&str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    names.iter().zip(values).map(pair).collect()
+}
+
+fn counter(names: &[&str], key: &ServiceKey, more: &[&str], value: u64) -> Metric {
+    let mut metric = bare_counter(value);
+    metric.set_label(labels(names, key, more));
+    metric
+}
+
+fn bare_counter(value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    let mut metric = Metric::default();
+    metric.set_counter(counter);
+    metric
+}
+
+fn histogram(key: &ServiceKey, sum: &Sum) -> Metric {
+    let mut cumulative = 0;
+    let mut buckets = Vec::with_capacity(BOUNDS.len());
+    for (bound, count) in BOUNDS.iter().zip(sum.buckets) {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(sum.buckets.iter().sum());
+    histogram.set_sample_sum(sum.nanos as f64 / 1e9);
+    let mut metric = Metric::from_label(labels(DURATION.2, key, &[]));
+    metric.set_histogram(histogram);
+    metric
+}

@@ -1,0 +1,14 @@
+//! The data plane in one process: snapshots made by hand, real sockets, backends of all manners.
+
+mod headers;
+mod http1;
+mod http2;
+mod lifecycle;
+#[allow(dead_code, reason = "shared with the redirect's own tests")]
+#[path = "../redirect/netns.rs"]
+mod netns;
+mod redirected;
+mod retries;
+mod support;
+mod tcp;
+mod upgrade;

@@ -1,0 +1,157 @@
+//! `/metrics`: what the rooms count, and what the snapshot and the registry say.
+
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::endpoint::State as EndpointState;
+use model::snapshot::Freshness;
+use model::{ServiceKey, Timestamp};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+use super::{ApiError, Shared};
+use crate::writer::Feed;
+
+pub(super) async fn metrics(State(context): Shared) -> Response {
+    let families = context.metrics.gather();
+    let encoder = TextEncoder::new();
+    let mut text = Vec::new();
+    match encoder.encode(&families, &mut text) {
+        Ok(()) => (
+            [(header::CONTENT_TYPE, encoder.format_type().to_owned())],
+            text,
+        )
+            .into_response(),
+        Err(error) => {
+            let what = format!("metrics can't be written: {error}");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, what).into_response()
+        }
+    }
+}
+
+/// Metrics that are read off the snapshot and the registry's status at each scrape. Nothing of them is kept between
+/// scrapes: with 10,000 services that would be 10 MiB.
+pub struct Core {
+    feed: Feed,
+    descs: Vec<Desc>,
+}
+
+const ENDPOINTS: (&str, &str) = (
+    "heddle_endpoints",
+    "Endpoints by state, as this node sees them; states that a service has none in are left out, but for ready.",
+);
+
+impl Core {
+    /// Metrics of this node's feed.
+    pub fn new(feed: Feed) -> prometheus::Result<Self> {
+        // What is collected is described by its families; one name claims the collector's place in the registry.
+        let desc = Desc::new(
+            ENDPOINTS.0.to_owned(),
+            ENDPOINTS.1.to_owned(),
+            ["namespace", "service", "state"]
+                .map(str::to_owned)
+                .to_vec(),
+            std::collections::HashMap::new(),
+        )?;
+        Ok(Core {
+            feed,
+            descs: vec![desc],
+        })
+    }
+}
+
+fn metric(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let pairs = labels.iter().map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    });
+    let mut metric = Metric::from_gauge(gauge);
+    metric.set_label(pairs.collect());
+    metric
+}
+
+fn family((name, help): (&str, &str), metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::GAUGE);
+    family.set_metric(metrics);
+    family
+}
+
+impl Collector for Core {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let snapshot = self.feed.snapshot.load_full();
+        let mut endpoints = Vec::new();
+        for view in snapshot.sorted() {
+            let ServiceKey { namespace, name } = &view.key;
+            for state in EndpointState::ALL {
+                let all = view.ports.iter().flat_map(|p| &p.endpoints);
+                let count = all.filter(|e| e.state == state).count();
+                if count > 0 || state == EndpointState::Ready {
+                    let labels = [
+                        ("namespace", namespace.as_str()),
+                        ("service", name.as_str()),
+                        ("state", state.as_str()),
+                    ];
+                    endpoints.push(metric(&labels, count as f64));
+                }
+            }
+        }
+        let status = self.feed.registry.borrow().clone();
+        let fresh = snapshot.freshness == Freshness::Fresh;
+        let up = fresh && status.lost.is_none();
+        let age = if fresh {
+            0.0
+        } else {
+            let seen = Timestamp(self.feed.seen.load(Ordering::Relaxed));
+            seen.age(Timestamp::now()).as_secs_f64()
+        };
+        let one =
+            |name: &str, help: &str, value: f64| family((name, help), vec![metric(&[], value)]);
+        let build = ("heddle_build_info", "1, with the version as a label.");
+        vec![
+            family(ENDPOINTS, endpoints),
+            one(
+                "heddle_registry_revision",
+                "The registry's revision of the snapshot.",
+                snapshot.revision as f64,
+            ),
+            one(
+                "heddle_registry_up",
+                "1 while the registry is followed, else 0.",
+                f64::from(u8::from(up)),
+            ),
+            one(
+                "heddle_registry_bad_records",
+                "Records that this node can't read.",
+                status.bad.len() as f64,
+            ),
+            one(
+                "heddle_snapshot_age_seconds",
+                "Seconds since the snapshot was last known to be the registry's present; 0 while it is.",
+                age,
+            ),
+            family(
+                build,
+                vec![metric(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+            ),
+            one(
+                "heddle_services",
+                "Services in the snapshot.",
+                snapshot.services.size() as f64,
+            ),
+        ]
+    }
+}

@@ -1,0 +1,332 @@
+//! `heddle up`, wired from top to bottom.
+//!
+//! The registry follower feeds the snapshot writer; proxy and DNS read its snapshots; the agent publishes what runs here
+//! back into the registry. The admin doors open first, so that a node which waits can say what for.
+
+mod join;
+mod state;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::snapshot::Identity;
+use model::{Mesh, Node, Timestamp};
+use registry::Registry;
+use registry::follow::{FollowOptions, Follower, chain};
+use registry::store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Context, Doors, Rooms};
+use crate::cli::Failure;
+use crate::config::{Backend, Config};
+use crate::resources_folder::Folder;
+use crate::telemetry;
+use crate::writer::{Saving, Writer};
+
+/// How long a planned restart's slices are believed.
+const RESTART_GRACE: Duration = Duration::from_secs(60);
+/// Name of our nftables table.
+const TABLE: &str = "heddle";
+
+fn failed(error: &dyn std::error::Error) -> Failure {
+    Failure::Failed(chain(error))
+}
+
+/// Runs a node until it is told to end.
+pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
+    let config = Config::load(path.as_deref()).map_err(|error| Failure::Input(chain(&error)))?;
+    telemetry::start();
+    raise_descriptor_limit();
+    // Early: announced descriptors are ours before any other is opened.
+    let inherited = proxy::sockets::Inherited::from_env();
+
+    let state = state::StateDir::open(&config.state_dir).map_err(|e| failed(&e))?;
+    let store = open_store(&config, &state).await?;
+    let backend = store.name();
+    let registry = Registry::new(store, &config.prefix);
+
+    let seed = seed();
+    let identity = Identity {
+        node: config.node.clone(),
+        seed,
+    };
+    let (mut writer, feed, listeners) = Writer::new(identity, config.mesh());
+    let mut follower = Follower::new(registry.clone(), FollowOptions::default());
+    state.restore(&registry, &mut follower, &mut writer);
+
+    let doors = Doors::open(&config.admin_socket, config.admin_listen)
+        .await
+        .map_err(|e| failed(&e))?;
+    if let Ok(address) = doors.address() {
+        tracing::info!(%address, socket = %config.admin_socket.display(), "admin listens");
+    }
+    let metrics = prometheus::Registry::new();
+    let core = admin::metrics::Core::new(feed.clone()).map_err(|e| failed(&e))?;
+    metrics.register(Box::new(core)).map_err(|e| failed(&e))?;
+    let draining = CancellationToken::new();
+    let stop = CancellationToken::new();
+    let context = Arc::new(Context {
+        node: config.node.clone(),
+        feed: feed.clone(),
+        registry: registry.clone(),
+        wish: config.mesh_wish(),
+        rooms: std::sync::RwLock::new(Rooms::default()),
+        metrics: metrics.clone(),
+        draining: draining.clone(),
+    });
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(doors.serve(context.clone(), stop.clone()));
+    let (updates, updates_in) = mpsc::channel(64);
+    let (findings, findings_in) = mpsc::channel(64);
+    let (own, own_in) = mpsc::channel(64);
+    let saving = Saving {
+        path: state.snapshot_path(),
+        keys: registry.keys().clone(),
+        backend,
+    };
+    tasks.spawn(follower.run(updates, stop.clone()));
+    let writing = tokio::spawn(writer.run(updates_in, findings_in, own_in, saving, stop.clone()));
+    tracing::info!(
+        node = %config.node, version = env!("CARGO_PKG_VERSION"), registry = backend, "heddle starts"
+    );
+    tokio::spawn(on_signal(draining.clone()));
+
+    let joining = join::Joining::new(&config, registry.clone(), context.clone());
+    let Some(mesh) = joining.mesh(&draining).await.map_err(|e| failed(&e))? else {
+        stop.cancel();
+        let _ = writing.await;
+        return Ok(());
+    };
+
+    let dns_listen = dns_addresses(&config, &mesh);
+    let proxy = start_proxy(&config, &mesh, &dns_listen, inherited, &context)?;
+    metrics
+        .register(Box::new(proxy.metrics()))
+        .map_err(|e| failed(&e))?;
+    let for_listeners = proxy.clone();
+    let told = listeners.send(Box::new(move |snapshot, changed| {
+        for_listeners.reconcile(snapshot, changed);
+    }));
+    drop(told);
+    context.rooms_mut().proxy = Some(proxy.clone());
+    start_dns(&config, &feed, dns_listen, &context, &mut tasks, &stop)?;
+
+    let agent = Arc::new(agent::start(
+        agent::Options {
+            zone: config.zone.clone(),
+            docker: config.docker.as_deref().map(agent::DockerOptions::new),
+            own_slices: Some(own),
+            seed,
+            ..agent::Options::new(config.node.clone(), config.addresses.clone())
+        },
+        registry.clone(),
+        agent::Inputs {
+            catalog: feed.catalog.clone(),
+            changes: feed.changes.subscribe(),
+            snapshot: feed.snapshot.clone(),
+        },
+        agent::Outputs { findings },
+        stop.clone(),
+    ));
+    for collector in agent.metrics() {
+        metrics.register(collector).map_err(|e| failed(&e))?;
+    }
+    context.rooms_mut().agent = Some(agent.clone());
+    let refused = joining.keep(
+        node_record(&config),
+        RESTART_GRACE,
+        stop.clone(),
+        &mut tasks,
+    );
+    if let Some(path) = &config.resources {
+        tasks.spawn(Folder::new(path.clone(), context.clone()).run(stop.clone()));
+    }
+
+    let outcome = tokio::select! {
+        () = draining.cancelled() => Ok(()),
+        Ok(error) = refused => Err(failed(&error)),
+    };
+    draining.cancel();
+    tracing::info!(timeout = ?config.drain_timeout, "draining");
+    let again = CancellationToken::new();
+    tokio::spawn(on_signal(again.clone()));
+    tokio::select! {
+        _ = proxy.drain() => {}
+        () = again.cancelled() => tracing::warn!("told to end a second time: cutting off what is in flight"),
+    }
+    stop.cancel();
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(8), ended)
+        .await
+        .is_err()
+    {
+        tracing::warn!("some tasks did not end in time");
+    }
+    let _ = writing.await;
+    tracing::info!("heddle ends");
+    outcome
+}
+
+async fn open_store(config: &Config, state: &state::StateDir) -> Result<Arc<dyn Store>, Failure> {
+    Ok(match &config.backend {
+        Backend::Embedded => {
+            let store = EmbeddedStore::open(state.registry_path(), EmbeddedOptions::default());
+            Arc::new(store.map_err(|e| failed(&e))?)
+        }
+        Backend::Etcd { endpoints } => {
+            let store = EtcdStore::connect(EtcdOptions::new(endpoints.clone())).await;
+            Arc::new(store.map_err(|e| failed(&e))?)
+        }
+    })
+}
+
+fn start_proxy(
+    config: &Config,
+    mesh: &Mesh,
+    dns_listen: &[SocketAddr],
+    inherited: proxy::sockets::Inherited,
+    context: &Context,
+) -> Result<Arc<proxy::Proxy>, Failure> {
+    let vips = vip_mode(mesh, dns_listen);
+    if vips == proxy::VipMode::None {
+        let why =
+            "no virtual IPs: they need root (CAP_NET_ADMIN), or a mesh.vip_range in 127.0.0.0/8";
+        tracing::warn!("{why}");
+        context.rooms_mut().notes.insert("vips", why.to_owned());
+    }
+    let options = proxy::Options {
+        workers: config.workers,
+        drain_timeout: config.drain_timeout,
+        vips,
+        inherited,
+        ..proxy::Options::new(context.feed.snapshot.clone())
+    };
+    Ok(Arc::new(
+        proxy::Proxy::start(options).map_err(|e| failed(&e))?,
+    ))
+}
+
+fn vip_mode(mesh: &Mesh, dns_listen: &[SocketAddr]) -> proxy::VipMode {
+    if mesh.vip_ranges.iter().all(|r| r.addr().is_loopback()) {
+        return proxy::VipMode::Direct;
+    }
+    if !is_root() {
+        return proxy::VipMode::None;
+    }
+    let in_range = |a: &SocketAddr| mesh.vip_ranges.iter().any(|r| r.contains(a.ip()));
+    proxy::VipMode::Redirected(proxy::redirect::RedirectConfig {
+        table: TABLE.to_owned(),
+        ranges: mesh
+            .vip_ranges
+            .iter()
+            .map(|r| (r.addr(), r.prefix()))
+            .collect(),
+        port: 0,
+        exceptions: dns_listen.iter().filter(|a| in_range(a)).copied().collect(),
+    })
+}
+
+/// Where DNS listens: as configured, else the range's tenth address as root, else a port that needs no root.
+fn dns_addresses(config: &Config, mesh: &Mesh) -> Vec<SocketAddr> {
+    if let Some(addresses) = &config.dns_listen {
+        return addresses.clone();
+    }
+    let tenth = mesh.vip_ranges.first().and_then(|range| range.nth(10));
+    match tenth {
+        Some(ip) if is_root() => vec![SocketAddr::new(ip, 53)],
+        _ => vec![SocketAddr::from(([127, 0, 0, 1], 5300))],
+    }
+}
+
+fn start_dns(
+    config: &Config,
+    feed: &crate::writer::Feed,
+    listen: Vec<SocketAddr>,
+    context: &Arc<Context>,
+    tasks: &mut tokio::task::JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let options = dns::Options {
+        listen,
+        upstreams: config.dns_upstreams.clone(),
+        snapshot: feed.snapshot.clone(),
+        ..dns::Options::default()
+    };
+    match dns::Server::bind(options) {
+        Ok(server) => {
+            server
+                .metrics()
+                .register(&context.metrics)
+                .map_err(|e| failed(&e))?;
+            tracing::info!(addresses = ?server.addresses(), "dns listens");
+            tasks.spawn(server.run(stop.clone()));
+            Ok(())
+        }
+        // What was asked for by name must work; a default that doesn't fit this host must not keep the node down.
+        Err(error) if config.dns_listen.is_some() => Err(failed(&error)),
+        Err(error) => {
+            let why = format!("{} (set dns.listen)", chain(&error));
+            tracing::warn!(%why, "dns does not listen");
+            context.rooms_mut().notes.insert("dns", why);
+            Ok(())
+        }
+    }
+}
+
+fn node_record(config: &Config) -> Node {
+    Node {
+        name: config.node.clone(),
+        addresses: config.addresses.clone(),
+        zone: config.zone.clone(),
+        routable: config.routable.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: ["tcp", "http", "h2c"].map(str::to_owned).to_vec(),
+        since: Timestamp::now(),
+    }
+}
+
+/// Fires at SIGTERM or SIGINT.
+async fn on_signal(token: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::warn!("signals can't be listened for");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    token.cancel();
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and can't fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A proxy needs two descriptors for each connection: takes as many as the hard limit allows.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls get a pointer to a struct that outlives them.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// Drawn anew by each process.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(Timestamp::now().0)
+}

@@ -1,0 +1,483 @@
+//! The node's configuration: what a user writes ([`File`]), and what is made of it ([`Config`]).
+//!
+//! Every key has an environment variable that overrides it: `HEDDLE_REGISTRY_ENDPOINTS` for `registry.endpoints`. Lists
+//! are separated by commas there.
+
+mod keys;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model::strict::{self, StrictError};
+use model::units::Span;
+use model::{IpNet, Mesh, Name};
+use registry::join::MeshWish;
+use serde::Deserialize;
+
+/// Where `heddle up` looks without `--config`; it need not exist.
+pub const DEFAULT_PATH: &str = "/etc/heddle/heddle.toml";
+
+/// Why the configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: can't be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file isn't TOML.
+    #[error("{}: not TOML: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// A key or value is wrong.
+    #[error("{origin}: {key}: {reason}")]
+    Key {
+        /// The file, or the environment variable.
+        origin: String,
+        /// The key, such as `registry.endpoints`.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// `heddle.toml` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    node: NodeSection,
+    registry: RegistrySection,
+    docker: DockerSection,
+    resources: ResourcesSection,
+    mesh: MeshSection,
+    proxy: ProxySection,
+    dns: DnsSection,
+    admin: AdminSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeSection {
+    name: Option<String>,
+    zone: Option<String>,
+    address: Option<OneOrMany<IpAddr>>,
+    routable: Vec<IpNet>,
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RegistrySection {
+    backend: Option<String>,
+    endpoints: Vec<String>,
+    prefix: Option<String>,
+    lease_ttl: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DockerSection {
+    enabled: Option<bool>,
+    socket: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ResourcesSection {
+    path: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct MeshSection {
+    vip_range: Option<OneOrMany<IpNet>>,
+    zone: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProxySection {
+    workers: Option<usize>,
+    drain_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DnsSection {
+    listen: Option<Vec<SocketAddr>>,
+    upstreams: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct AdminSection {
+    socket: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+}
+
+/// A value, or a list of them.
+#[derive(Debug, Clone)]
+struct OneOrMany<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Either<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                T::deserialize(serde::de::value::StrDeserializer::new(text))
+                    .map(|one| OneOrMany(vec![one]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(OneOrMany(all))
+            }
+        }
+        deserializer.deserialize_any(Either(std::marker::PhantomData))
+    }
+}
+
+/// Which registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// A file in the state folder.
+    Embedded,
+    /// An etcd cluster.
+    Etcd {
+        /// `http://host:port` of its members.
+        endpoints: Vec<String>,
+    },
+}
+
+/// The configuration, validated and with its defaults.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `node.name`.
+    pub node: Name,
+    /// `node.zone`.
+    pub zone: Option<String>,
+    /// `node.address`.
+    pub addresses: Vec<IpAddr>,
+    /// `node.routable`.
+    pub routable: Vec<IpNet>,
+    /// `node.state_dir`.
+    pub state_dir: PathBuf,
+    /// `registry.backend` and `registry.endpoints`.
+    pub backend: Backend,
+    /// `registry.prefix`.
+    pub prefix: String,
+    /// `registry.lease_ttl`.
+    pub lease_ttl: Duration,
+    /// `docker.socket`; none when `docker.enabled` is false.
+    pub docker: Option<String>,
+    /// `resources.path`.
+    pub resources: Option<PathBuf>,
+    /// `mesh.vip_range`.
+    pub vip_ranges: Option<Vec<IpNet>>,
+    /// `mesh.zone`.
+    pub mesh_zone: Option<String>,
+    /// `proxy.workers`.
+    pub workers: usize,
+    /// `proxy.drain_timeout`.
+    pub drain_timeout: Duration,
+    /// `dns.listen`; none: the tenth address of the first VIP range as root, else 127.0.0.1:5300.
+    pub dns_listen: Option<Vec<SocketAddr>>,
+    /// `dns.upstreams`.
+    pub dns_upstreams: Vec<dns::Upstream>,
+    /// `admin.socket`.
+    pub admin_socket: PathBuf,
+    /// `admin.listen`.
+    pub admin_listen: SocketAddr,
+}
+
+impl Config {
+    /// Reads the file (without one, [`DEFAULT_PATH`] where it exists) and the environment.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let (origin, text) = match path {
+            Some(path) => (path, read(path)?),
+            None => {
+                let path = Path::new(DEFAULT_PATH);
+                let text = if path.exists() {
+                    read(path)?
+                } else {
+                    String::new()
+                };
+                (path, text)
+            }
+        };
+        Config::parse(origin, &text, |name| std::env::var(name).ok())
+    }
+
+    /// What this configuration says of the mesh, which the registry must agree with.
+    pub fn mesh_wish(&self) -> MeshWish {
+        MeshWish {
+            vip_ranges: self.vip_ranges.clone(),
+            zone: self.mesh_zone.clone(),
+        }
+    }
+
+    /// What this configuration makes of the mesh, as long as the registry has not said what it is.
+    pub fn mesh(&self) -> Mesh {
+        let default = Mesh::default();
+        Mesh {
+            vip_ranges: self.vip_ranges.clone().unwrap_or(default.vip_ranges),
+            zone: self.mesh_zone.clone().unwrap_or(default.zone),
+        }
+    }
+
+    /// Makes a configuration of a text and an environment.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigError> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            reason: error.to_string().trim_end().replace('\n', " "),
+        })?;
+        let mut value = serde_json::to_value(table).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let origin = path.display().to_string();
+        keys::refuse_not_built(&value, &origin)?;
+        let overridden = keys::overlay(&mut value, env)?;
+        let from = |key: &str| {
+            overridden
+                .iter()
+                .find(|(known, _)| key.starts_with(known.as_str()))
+                .map_or_else(|| origin.clone(), |(_, variable)| variable.clone())
+        };
+        let file: File =
+            strict::from_value(value).map_err(|StrictError { path, reason, .. }| {
+                ConfigError::Key {
+                    origin: from(&path),
+                    key: path,
+                    reason,
+                }
+            })?;
+        validate(file).map_err(|(key, reason)| ConfigError::Key {
+            origin: from(key),
+            key: key.to_owned(),
+            reason,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+type Refused = (&'static str, String);
+
+fn validate(file: File) -> Result<Config, Refused> {
+    let node = match &file.node.name {
+        Some(name) => Name::new(name).map_err(|e| ("node.name", e.to_string()))?,
+        None => host_name().ok_or_else(|| {
+            let why = "this host's name is no DNS label: set node.name";
+            ("node.name", why.to_owned())
+        })?,
+    };
+    let backend = match file.registry.backend.as_deref() {
+        None | Some("embedded") if file.registry.endpoints.is_empty() => Backend::Embedded,
+        None | Some("embedded") => {
+            let why = "the embedded registry has no endpoints: set registry.backend = \"etcd\"";
+            return Err(("registry.endpoints", why.to_owned()));
+        }
+        Some("etcd") => Backend::Etcd {
+            endpoints: etcd_endpoints(file.registry.endpoints)?,
+        },
+        Some(other) => {
+            return Err((
+                "registry.backend",
+                format!("`{other}` is neither embedded nor etcd"),
+            ));
+        }
+    };
+    let lease_ttl = file
+        .registry
+        .lease_ttl
+        .map_or(Duration::from_secs(10), |s| s.0);
+    if lease_ttl < Duration::from_secs(1) {
+        return Err(("registry.lease_ttl", "at least 1s".to_owned()));
+    }
+    let workers = match file.proxy.workers {
+        Some(0) => return Err(("proxy.workers", "at least 1".to_owned())),
+        Some(n) if n > 256 => return Err(("proxy.workers", "at most 256".to_owned())),
+        Some(n) => n,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let ranges = file.mesh.vip_range.map(|ranges| ranges.0);
+    if let Some(ranges) = &ranges {
+        check_ranges(ranges)?;
+    }
+    let zone = file.mesh.zone.map(|zone| check_zone(&zone)).transpose()?;
+    let upstreams = file
+        .dns
+        .upstreams
+        .unwrap_or_else(|| vec!["system".to_owned()]);
+    let docker = file
+        .docker
+        .socket
+        .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    if !docker.starts_with("unix://") && !docker.starts_with("http://") {
+        let why = format!("`{docker}` is neither unix:///path nor http://host:port");
+        return Err(("docker.socket", why));
+    }
+    Ok(Config {
+        node,
+        zone: file.node.zone,
+        addresses: match file.node.address {
+            Some(addresses) => addresses.0,
+            None => default_addresses(),
+        },
+        routable: file.node.routable,
+        state_dir: file
+            .node
+            .state_dir
+            .unwrap_or_else(|| "/var/lib/heddle".into()),
+        backend,
+        prefix: file.registry.prefix.unwrap_or_else(|| "/heddle".to_owned()),
+        lease_ttl,
+        docker: file.docker.enabled.unwrap_or(true).then_some(docker),
+        resources: file.resources.path,
+        vip_ranges: ranges,
+        mesh_zone: zone,
+        workers,
+        drain_timeout: file
+            .proxy
+            .drain_timeout
+            .map_or(Duration::from_secs(30), |s| s.0),
+        dns_listen: file.dns.listen,
+        dns_upstreams: upstreams
+            .iter()
+            .map(|text| {
+                text.parse()
+                    .map_err(|e: dns::forward::UpstreamError| ("dns.upstreams", e.to_string()))
+            })
+            .collect::<Result<_, _>>()?,
+        admin_socket: file
+            .admin
+            .socket
+            .unwrap_or_else(|| "/run/heddle/heddle.sock".into()),
+        admin_listen: file
+            .admin
+            .listen
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))),
+    })
+}
+
+fn etcd_endpoints(endpoints: Vec<String>) -> Result<Vec<String>, Refused> {
+    let key = "registry.endpoints";
+    if endpoints.is_empty() {
+        return Err((
+            key,
+            "etcd needs at least one, such as [\"http://10.0.0.1:2379\"]".to_owned(),
+        ));
+    }
+    for endpoint in &endpoints {
+        if endpoint.starts_with("https://") {
+            return Err((
+                key,
+                format!("`{endpoint}`: TLS is not supported by this version of heddle"),
+            ));
+        }
+        if !endpoint.starts_with("http://") || endpoint.parse::<http::Uri>().is_err() {
+            return Err((
+                key,
+                format!("`{endpoint}` is not like http://10.0.0.1:2379"),
+            ));
+        }
+    }
+    Ok(endpoints)
+}
+
+fn check_ranges(ranges: &[IpNet]) -> Result<(), Refused> {
+    let key = "mesh.vip_range";
+    if ranges.is_empty() {
+        return Err((key, "at least one network".to_owned()));
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        if range.size() < 4 {
+            return Err((
+                key,
+                format!("{range} is too small to take virtual IPs from"),
+            ));
+        }
+        if let Some(other) = ranges[..index].iter().find(|other| other.overlaps(range)) {
+            return Err((key, format!("{range} overlaps {other}")));
+        }
+    }
+    let loopback = |range: &IpNet| range.addr().is_loopback();
+    if ranges.iter().any(loopback) && !ranges.iter().all(loopback) {
+        return Err((key, "loopback networks and others don't mix".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_zone(zone: &str) -> Result<String, Refused> {
+    let zone = zone.trim_end_matches('.').to_ascii_lowercase();
+    for label in zone.split('.') {
+        Name::new(label).map_err(|e| ("mesh.zone", e.to_string()))?;
+    }
+    if zone.len() > 128 {
+        return Err((
+            "mesh.zone",
+            "longer than 128 characters, which leaves no room for names below it".to_owned(),
+        ));
+    }
+    Ok(zone)
+}
+
+fn host_name() -> Option<Name> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Name::lossy(text.trim().split('.').next()?)
+}
+
+/// The source addresses of the default routes. Connecting a UDP socket sends nothing: it only asks for a route.
+fn default_addresses() -> Vec<IpAddr> {
+    let source = |bind: &str, far: &str| -> Option<IpAddr> {
+        let socket = std::net::UdpSocket::bind(bind).ok()?;
+        socket.connect(far).ok()?;
+        let ip = socket.local_addr().ok()?.ip();
+        (!ip.is_unspecified()).then_some(ip)
+    };
+    let found: Vec<IpAddr> = [
+        source("0.0.0.0:0", "192.0.2.1:9"),
+        source("[::]:0", "[2001:db8::1]:9"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if found.is_empty() {
+        vec![IpAddr::from([127, 0, 0, 1])]
+    } else {
+        found
+    }
+}

@@ -1,0 +1,112 @@
+//! The table of all keys, for the environment's overrides and for keys that have no behaviour yet.
+
+use serde_json::{Map, Value};
+
+use super::ConfigError;
+
+/// How a key's value is read from an environment variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    List,
+    Bool,
+    Number,
+}
+
+/// Every key there is.
+pub(super) const KEYS: &[(&str, Kind)] = &[
+    ("node.name", Kind::Text),
+    ("node.zone", Kind::Text),
+    ("node.address", Kind::List),
+    ("node.routable", Kind::List),
+    ("node.state_dir", Kind::Text),
+    ("registry.backend", Kind::Text),
+    ("registry.endpoints", Kind::List),
+    ("registry.prefix", Kind::Text),
+    ("registry.lease_ttl", Kind::Text),
+    ("docker.enabled", Kind::Bool),
+    ("docker.socket", Kind::Text),
+    ("resources.path", Kind::Text),
+    ("mesh.vip_range", Kind::List),
+    ("mesh.zone", Kind::Text),
+    ("proxy.workers", Kind::Number),
+    ("proxy.drain_timeout", Kind::Text),
+    ("dns.listen", Kind::List),
+    ("dns.upstreams", Kind::List),
+    ("admin.socket", Kind::Text),
+    ("admin.listen", Kind::Text),
+];
+
+/// Keys that are planned and have no behaviour yet.
+const NOT_BUILT: &[&str] = &[
+    "registry.username",
+    "registry.password_file",
+    "registry.ca_file",
+    "registry.cert_file",
+    "registry.key_file",
+];
+
+pub(super) fn refuse_not_built(value: &Value, origin: &str) -> Result<(), ConfigError> {
+    for key in NOT_BUILT {
+        let (section, name) = key.split_once('.').unwrap_or((key, ""));
+        if value.get(section).and_then(|s| s.get(name)).is_some() {
+            return Err(ConfigError::Key {
+                origin: origin.to_owned(),
+                key: (*key).to_owned(),
+                reason: "not supported by this version of heddle".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `HEDDLE_NODE_STATE_DIR` for `node.state_dir`.
+pub(super) fn variable(key: &str) -> String {
+    format!("HEDDLE_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Writes what the environment says over the file's values; returns each key so set with its variable.
+pub(super) fn overlay(
+    value: &mut Value,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut set = Vec::new();
+    for (key, kind) in KEYS {
+        let name = variable(key);
+        let Some(text) = env(&name) else { continue };
+        let wrong = |reason: String| ConfigError::Key {
+            origin: name.clone(),
+            key: (*key).to_owned(),
+            reason,
+        };
+        let new = match kind {
+            Kind::Text => Value::String(text),
+            Kind::List => text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(|part| Value::String(part.to_owned()))
+                .collect(),
+            Kind::Bool => match text.as_str() {
+                "true" | "1" => Value::Bool(true),
+                "false" | "0" => Value::Bool(false),
+                _ => return Err(wrong(format!("`{text}` is neither true nor false"))),
+            },
+            Kind::Number => match text.parse::<u64>() {
+                Ok(number) => number.into(),
+                Err(_) => return Err(wrong(format!("`{text}` is not a number"))),
+            },
+        };
+        let (section, leaf) = key.split_once('.').unwrap_or((key, ""));
+        if let Value::Object(root) = value {
+            let section = root
+                .entry(section)
+                .or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(section) = section {
+                section.insert(leaf.to_owned(), new);
+                set.push(((*key).to_owned(), name));
+            }
+        }
+    }
+    Ok(set)
+}

@@ -1,0 +1,171 @@
+use super::*;
+
+const FULL: &str = r#"
+[node]
+name = "n1"
+zone = "eu-1a"
+address = "192.0.2.2"
+routable = ["10.1.0.0/16"]
+state_dir = "/var/lib/heddle"
+
+[registry]
+backend = "etcd"
+endpoints = ["http://10.0.0.1:2379"]
+prefix = "/heddle"
+lease_ttl = "10s"
+
+[docker]
+enabled = true
+socket = "unix:///var/run/docker.sock"
+
+[resources]
+path = "/etc/heddle/resources"
+
+[mesh]
+vip_range = ["10.96.0.0/16"]
+zone = "heddle.internal"
+
+[proxy]
+workers = 2
+drain_timeout = "30s"
+
+[dns]
+listen = ["10.96.0.10:53"]
+upstreams = ["system", "192.0.2.53"]
+
+[admin]
+socket = "/run/heddle/heddle.sock"
+listen = "127.0.0.1:7070"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("heddle.toml"), text, |_| None)
+}
+
+#[test]
+fn every_key_is_read_and_known_to_the_environment() {
+    let config = parse(FULL).unwrap();
+    assert_eq!(config.node.as_str(), "n1");
+    assert_eq!(config.workers, 2);
+    assert_eq!(config.dns_upstreams.len(), 2);
+    let table: toml::Table = toml::from_str(FULL).unwrap();
+    let written: Vec<String> = table
+        .iter()
+        .flat_map(|(section, keys)| {
+            let keys = keys.as_table().unwrap();
+            keys.keys().map(move |key| format!("{section}.{key}"))
+        })
+        .collect();
+    let known: Vec<&str> = keys::KEYS.iter().map(|(key, _)| *key).collect();
+    for key in &written {
+        assert!(
+            known.contains(&key.as_str()),
+            "{key} has no environment override"
+        );
+    }
+    assert_eq!(written.len(), known.len(), "the example above lacks a key");
+}
+
+#[test]
+fn nothing_is_required() {
+    let config = parse("").unwrap();
+    assert_eq!(config.backend, Backend::Embedded);
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert!(!config.addresses.is_empty());
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let config = Config::parse(Path::new("heddle.toml"), FULL, |name| match name {
+        "HEDDLE_REGISTRY_ENDPOINTS" => Some("http://a:1, http://b:2".into()),
+        "HEDDLE_PROXY_WORKERS" => Some("7".into()),
+        "HEDDLE_DOCKER_ENABLED" => Some("false".into()),
+        _ => None,
+    })
+    .unwrap();
+    assert_eq!(
+        config.backend,
+        Backend::Etcd {
+            endpoints: vec!["http://a:1".into(), "http://b:2".into()]
+        }
+    );
+    assert_eq!(config.workers, 7);
+    assert_eq!(config.docker, None);
+}
+
+#[test]
+fn a_range_may_be_one_string() {
+    let config = parse("[mesh]\nvip_range = \"127.96.0.0/16\"").unwrap();
+    assert_eq!(
+        config.vip_ranges,
+        Some(vec!["127.96.0.0/16".parse().unwrap()])
+    );
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_key() {
+    for (text, expected) in [
+        ("[nod]\nname = \"x\"", "did you mean `node`?"),
+        ("[node]\nnmae = \"x\"", "did you mean `name`?"),
+        ("[node]\nname = \"X_1\"", "node.name"),
+        (
+            "[registry]\nbackend = \"consul\"",
+            "neither embedded nor etcd",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"",
+            "registry.endpoints: etcd needs at least one",
+        ),
+        (
+            "[registry]\nendpoints = [\"http://a:1\"]",
+            "registry.backend = \"etcd\"",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"https://a:1\"]",
+            "TLS is not supported",
+        ),
+        (
+            "[registry]\nusername = \"x\"",
+            "registry.username: not supported by this version",
+        ),
+        ("[registry]\nlease_ttl = 10", "registry.lease_ttl"),
+        (
+            "[mesh]\nvip_range = \"10.96.0.1/16\"",
+            "the network is 10.96.0.0/16",
+        ),
+        (
+            "[mesh]\nvip_range = [\"10.96.0.0/16\", \"10.96.1.0/24\"]",
+            "overlaps",
+        ),
+        ("[mesh]\nzone = \"heddle..x\"", "mesh.zone"),
+        ("[proxy]\nworkers = 0", "proxy.workers: at least 1"),
+        ("[proxy]\ndrain_timeout = \"30\"", "proxy.drain_timeout"),
+        ("[dns]\nupstreams = [\"dns.example\"]", "dns.upstreams"),
+        ("[dns]\nlisten = [\"10.96.0.10\"]", "dns.listen"),
+        (
+            "[docker]\nsocket = \"/var/run/docker.sock\"",
+            "docker.socket",
+        ),
+        ("node = ", "not TOML"),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(
+            error.contains(expected),
+            "{text}\n gave: {error}\n not: {expected}"
+        );
+        assert!(error.starts_with("heddle.toml"), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    let error = Config::parse(Path::new("heddle.toml"), "", |name| {
+        (name == "HEDDLE_PROXY_WORKERS").then(|| "many".into())
+    })
+    .unwrap_err()
+    .to_string();
+    assert_eq!(
+        error,
+        "HEDDLE_PROXY_WORKERS: proxy.workers: `many` is not a number"
+    );
+}

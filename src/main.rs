@@ -1,0 +1,54 @@
+//! The binary `heddle`: one process per host that selects containers into services and routes to them.
+//!
+//! # Layout
+//! - `app`: `heddle up`, wired from top to bottom
+//! - `config`: the node's configuration
+//! - `writer`: the one task that publishes snapshots
+//! - `resources_folder`: manifests in files
+//! - `admin`: health, metrics and the API
+//! - `cli`: the commands
+//! - `whoami`: a small test backend
+//! - `telemetry`: logging
+
+mod admin;
+mod app;
+mod cli;
+mod config;
+mod resources_folder;
+mod telemetry;
+mod whoami;
+mod writer;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let cli = cli::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => fail(&cli::Failure::Failed(format!(
+            "control runtime: can't start: {error}"
+        ))),
+    };
+    let result = runtime.block_on(cli::run(cli));
+    // What still blocks (a read of standard input, a file) must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    if let Err(failure) = result {
+        fail(&failure);
+    }
+}
+
+fn fail(failure: &cli::Failure) -> ! {
+    let text = failure.to_string();
+    if !text.is_empty() {
+        eprintln!("error: {text}");
+    }
+    std::process::exit(failure.code());
+}

@@ -1,0 +1,137 @@
+//! The namespaces that a Docker host lives in, its control groups, and the processes in it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::Once;
+use std::time::Duration;
+
+use crate::support::leftovers;
+use crate::support::netns::Netns;
+
+/// Opens the namespaces of a host. Its first process says `ready` when everything is mounted, and then waits
+/// for the end of its input.
+pub(super) fn open_host(netns: &Netns, folder: &Path) -> (Child, ChildStdin, i32) {
+    // containerd's shims keep their sockets below /run/containerd, wherever the daemon's folders are.
+    const SCRIPT: &str = "
+        set -e
+        mount -t tmpfs -o mode=0711 tmpfs \"$1/state\"
+        mkdir -p /run/containerd
+        mount -t tmpfs -o mode=0711 tmpfs /run/containerd
+        echo ready
+        cat > /dev/null
+    ";
+    let mut command = netns.command("unshare");
+    command.args([
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        SCRIPT,
+        "sh",
+    ]);
+    command
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut keeper = command.spawn().expect("cannot run unshare");
+    let lifeline = keeper.stdin.take().expect("stdin is piped");
+    let mut line = String::new();
+    let _ = BufReader::new(keeper.stdout.take().expect("stdout is piped")).read_line(&mut line);
+    assert_eq!(
+        line, "ready\n",
+        "cannot open the namespaces of a Docker host"
+    );
+    let init = only_child(keeper.id()).expect("unshare has started the first process");
+    (keeper, lifeline, init)
+}
+
+/// The process that another one has started.
+pub(super) fn only_child(pid: u32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+pub(super) fn signal(pid: i32, signal: i32) {
+    // SAFETY: plain system call, on a process that its parent, a child of ours, has not yet waited for.
+    let failed = unsafe { libc::kill(pid, signal) } != 0;
+    assert!(
+        !failed,
+        "cannot signal process {pid}: {}",
+        std::io::Error::last_os_error()
+    );
+}
+
+/// Asks the daemon whether it is there.
+pub(super) fn ping(socket: &Path) -> Result<(), String> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| error.to_string())?;
+    if answer.split(' ').nth(1) == Some("200") {
+        Ok(())
+    } else {
+        Err(answer)
+    }
+}
+
+/// Version 1 has a folder for each controller, version 2 none.
+fn control_group_hierarchies() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let folders = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir() && !path.is_symlink());
+    folders.chain([root.to_owned()]).collect()
+}
+
+/// Removes the control group of a host whose processes are dead, in every hierarchy.
+pub(super) fn remove_control_groups(name: &str) {
+    for hierarchy in control_group_hierarchies() {
+        remove_control_group(&hierarchy.join(name));
+    }
+}
+
+/// Removes a control group with those below it. One that still holds a process stays: the kernel sees to that.
+fn remove_control_group(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_control_group(&entry.path());
+        }
+    }
+    // The processes are dead, but the last of them may not yet be gone from the group.
+    for _ in 0..100 {
+        match fs::remove_dir(group) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Removes what killed tests have left: folders without a process, and empty control groups.
+pub(super) fn remove_leftovers() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for folder in leftovers(&std::env::temp_dir()) {
+            let _ = fs::remove_dir_all(folder);
+        }
+        for group in control_group_hierarchies()
+            .iter()
+            .flat_map(|hierarchy| leftovers(hierarchy))
+        {
+            remove_control_group(&group);
+        }
+    });
+}

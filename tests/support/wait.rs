@@ -1,0 +1,90 @@
+//! Waiting until something is so: no sleep that is too short on a slow machine and too long on a fast one.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::panic::Location;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What a look can find: `false`, `None` and `Err` mean "not yet".
+pub trait Finding {
+    type Value;
+    /// The value, or the state that was found instead of it.
+    fn found(self) -> Result<Self::Value, String>;
+}
+
+impl Finding for bool {
+    type Value = ();
+    fn found(self) -> Result<(), String> {
+        self.then_some(()).ok_or_else(|| "not so".to_owned())
+    }
+}
+
+impl<T> Finding for Option<T> {
+    type Value = T;
+    fn found(self) -> Result<T, String> {
+        self.ok_or_else(|| "nothing".to_owned())
+    }
+}
+
+impl<T, E: Debug> Finding for Result<T, E> {
+    type Value = T;
+    fn found(self) -> Result<T, String> {
+        self.map_err(|error| format!("{error:?}"))
+    }
+}
+
+/// Looks every few milliseconds until `look` finds something, and returns it.
+///
+/// # Panics
+/// With `what` and the last state when nothing is found by the deadline. `look` is called at least once, and
+/// once more after the deadline, so that a machine that stood still does not fail a test.
+#[track_caller]
+pub fn eventually<F: Finding>(
+    deadline: Duration,
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> F::Value {
+    let end = Instant::now() + deadline;
+    loop {
+        let late = Instant::now() >= end;
+        match look().found() {
+            Ok(value) => return value,
+            Err(state) if late => panic!("not within {deadline:?}: {what}; last seen: {state}"),
+            Err(_) => std::thread::sleep(POLL),
+        }
+    }
+}
+
+/// [`eventually`] for a look that is a future.
+///
+/// # Panics
+/// As [`eventually`]; the message names the caller.
+#[track_caller]
+pub fn eventually_async<F, L>(
+    deadline: Duration,
+    what: &str,
+    mut look: impl FnMut() -> L,
+) -> impl Future<Output = F::Value>
+where
+    F: Finding,
+    L: Future<Output = F>,
+{
+    // An async function has no caller to track: the place is noted before the future begins.
+    let caller = Location::caller();
+    async move {
+        let end = Instant::now() + deadline;
+        loop {
+            let late = Instant::now() >= end;
+            match look().await.found() {
+                Ok(value) => return value,
+                Err(state) if late => {
+                    panic!("{caller}: not within {deadline:?}: {what}; last seen: {state}")
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+}
