@@ -82,6 +82,12 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     let (updates, updates_in) = mpsc::channel(64);
     let (findings, findings_in) = mpsc::channel(64);
     let (own, own_in) = mpsc::channel(64);
+    let (events, mut events_in) = mpsc::channel::<model::Event>(1024);
+    tokio::spawn(async move {
+        while let Some(event) = events_in.recv().await {
+            tracing::info!(kind = ?event.kind, name = event.name, reason = event.reason, "{}", event.message);
+        }
+    });
     let saving = Saving {
         path: state.snapshot_path(),
         keys: registry.keys().clone(),
@@ -128,7 +134,7 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
             changes: feed.changes.subscribe(),
             snapshot: feed.snapshot.clone(),
         },
-        agent::Outputs { findings },
+        agent::Outputs { findings, events },
         stop.clone(),
     ));
     for collector in agent.metrics() {

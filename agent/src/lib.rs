@@ -35,6 +35,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use model::catalog::{Catalog, Change};
 use model::endpoint::Slice;
+use model::event::Event;
 use model::name::{Name, ServiceKey};
 use model::snapshot::{Finding, Snapshot};
 use model::workload::WorkloadReport;
@@ -110,6 +111,8 @@ pub struct Inputs {
 pub struct Outputs {
     /// What this node found out about endpoints that no living node owns.
     pub findings: mpsc::Sender<Vec<Finding>>,
+    /// What happened here that no change of the catalog tells. A full channel loses events, never time.
+    pub events: mpsc::Sender<Event>,
 }
 
 /// How the agent fares, for `/readyz`.

@@ -6,6 +6,7 @@
 //! * [`strict`]: reading YAML and JSON so that every mistake is named by its path
 //! * [`manifest`]: documents a user applies, validated
 //! * [`service`], [`endpoint`], [`workload`], [`node`], [`mesh`], [`mark`]: the resources
+//! * [`event`]: what changed and why, for people
 //!
 //! What is made of them:
 //! * [`catalog`]: the registry's truth at one revision, changed by [`catalog::Change`]s
@@ -14,6 +15,7 @@
 
 pub mod catalog;
 pub mod endpoint;
+pub mod event;
 pub mod labels;
 pub mod manifest;
 pub mod mark;
@@ -32,6 +34,7 @@ pub mod workload;
 
 pub use catalog::{Catalog, Change};
 pub use endpoint::{Endpoint, EndpointId, Fact, Health, Lifecycle, Slice, State};
+pub use event::{Event, EventKind};
 pub use mark::{Mark, MarkTarget};
 pub use mesh::Mesh;
 pub use name::{Name, ServiceKey};

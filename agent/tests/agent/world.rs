@@ -126,6 +126,7 @@ impl World {
         };
         let outputs = Outputs {
             findings: self.findings.clone(),
+            events: mpsc::channel(1024).0,
         };
         let shutdown = self.shutdown.child_token();
         let agent = agent::start(
