@@ -146,10 +146,22 @@ fn a_host_that_is_cut_off_is_failed_over_and_taken_back() {
     pair.run(0, "aa", &["8080"]);
     pair.run(1, "bb", &["8080"]);
     pair.nodes[0].eligible("shop/web", 2);
+    let plan = Plan {
+        address: pair.web(),
+        method: "GET",
+        path: "/id".to_owned(),
+        connections: 8,
+        pause: Duration::from_millis(5),
+    };
+    let load = Load::start(&plan, Some(&pair.lan.hosts[0].netns));
+    eventually(PATIENCE, "connections are kept", || load.answered() > 200);
     pair.lan.cut(1);
     // Before anybody has noticed: a connection that can't be made goes to the next endpoint.
     assert_eq!(pair.answering(0, 4), ["aa"]);
     pair.nodes[0].eligible("shop/web", 1);
+    // Requests on kept connections to that host get no answer and no reset; they go elsewhere nevertheless.
+    let tally = load.stop();
+    assert_eq!(tally.failed, 0, "{tally:?}");
     let lost = eventually(PATIENCE, "the node is seen as lost", || {
         pair.nodes[0]
             .get("nodes")

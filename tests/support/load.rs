@@ -30,6 +30,8 @@ pub struct Tally {
     /// The first failures, with when and what.
     pub failures: Vec<String>,
     pub failed: u64,
+    /// The longest time from a request to its answer.
+    pub slowest: Duration,
 }
 
 /// Load that runs until it is stopped.
@@ -83,10 +85,14 @@ impl Load {
 fn connection(plan: &Plan, stop: &AtomicBool, tally: &Mutex<Tally>, began: Instant) {
     let mut stream: Option<TcpStream> = None;
     while !stop.load(Ordering::Relaxed) {
+        let asked = Instant::now();
         let result = exchange(plan, &mut stream);
         let mut tally = tally.lock().expect("no connection panicked");
         match result {
-            Ok(()) => tally.answered += 1,
+            Ok(()) => {
+                tally.answered += 1;
+                tally.slowest = tally.slowest.max(asked.elapsed());
+            }
             Err(why) => {
                 stream = None;
                 tally.failed += 1;

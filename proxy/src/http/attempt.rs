@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::FutureExt;
 use http::{Request, Response};
@@ -14,7 +14,7 @@ use model::service::UpstreamProtocol;
 
 use super::LocalExecutor;
 use super::body::RequestBody;
-use super::io::EndpointIo;
+use super::io::{EndpointIo, Patience};
 use super::pool::{Idle, Need};
 use crate::options::limits;
 use crate::sockets::{DialError, dial};
@@ -128,9 +128,12 @@ async fn over_http1(
     let pooled = port.pool.take(endpoint.load.seq, need, Instant::now());
     let reused = pooled.is_some();
     let mut idle = match pooled {
-        Some(idle) => idle,
+        Some(idle) => {
+            idle.peek.begins_anew();
+            idle
+        }
         // Boxed, because most requests need no new connection.
-        None => Box::pin(connect_http1(endpoint.addresses(), view.connect_timeout))
+        None => Box::pin(connect_http1(endpoint.addresses(), patience(view)))
             .await
             .map_err(|error| Failure::Connect { error })?,
     };
@@ -151,11 +154,18 @@ async fn over_http1(
     }
 }
 
-async fn connect_http1(addresses: &[SocketAddr], timeout: Duration) -> Result<Idle, ConnectError> {
-    let stream = dial(addresses, timeout)
+fn patience(view: &View) -> Patience {
+    Patience {
+        head: view.connect_timeout,
+        body: view.idle_timeout,
+    }
+}
+
+async fn connect_http1(addresses: &[SocketAddr], patience: Patience) -> Result<Idle, ConnectError> {
+    let stream = dial(addresses, patience.head)
         .await
         .map_err(|e| ConnectError::Dial(Rc::new(e)))?;
-    let (io, peek) = EndpointIo::new(stream);
+    let (io, peek) = EndpointIo::new(stream, patience);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(limits::H1_BUFFER_BYTES)
         .max_header_size(limits::HEAD_BYTES)
@@ -181,8 +191,8 @@ async fn over_http2(
     let mut reused = true;
     let (number, connecting) = port.pool.multiplexed(seq, || {
         reused = false;
-        let (view, timeout) = (view.clone(), view.connect_timeout);
-        async move { connect_http2(view.endpoints[index].addresses(), timeout).await }
+        let (view, patience) = (view.clone(), patience(view));
+        async move { connect_http2(view.endpoints[index].addresses(), patience).await }
             .boxed_local()
             .shared()
     });
@@ -230,12 +240,12 @@ async fn over_http2(
 
 async fn connect_http2(
     addresses: &[SocketAddr],
-    timeout: Duration,
+    patience: Patience,
 ) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let stream = dial(addresses, timeout)
+    let stream = dial(addresses, patience.head)
         .await
         .map_err(|e| ConnectError::Dial(Rc::new(e)))?;
-    let (io, _) = EndpointIo::new(stream);
+    let (io, _) = EndpointIo::new(stream, patience);
     let (interval, answer) = limits::H2_PING;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

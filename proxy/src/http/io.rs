@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -135,15 +136,73 @@ impl Write for ClientIo {
     }
 }
 
+/// How long a host may leave what it was sent unacknowledged before the connection counts as broken
+/// (`TCP_USER_TIMEOUT`). A host that is cut off answers no packet; without this, requests on kept connections would wait
+/// for it for a quarter of an hour.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// While a request's head and little more is on its way: the time that a connect may take.
+    pub(super) head: Duration,
+    /// Once more has been sent than any receive buffer takes: the kernel counts a reader that has stopped reading like
+    /// one that is gone, and uploads may pause for as long as the idle time-out says.
+    pub(super) body: Duration,
+}
+
+/// Bytes sent without an answer up to which a reader can't have closed its window: receive buffers start larger.
+const HEAD_BYTES: usize = 16 * 1024;
+/// No shorter time-out than this: the first retransmission comes after 200 ms.
+const SHORTEST: Duration = Duration::from_millis(500);
+
+/// What the owner of the socket and the pool both know.
+#[derive(Debug)]
+struct Shared {
+    /// −1: closed.
+    fd: AtomicI32,
+    /// The longer time-out is in force.
+    patient: AtomicBool,
+    patience: Patience,
+}
+
+impl Shared {
+    fn set(&self, patient: bool) {
+        let fd = self.fd.load(Ordering::Relaxed);
+        if fd < 0 || self.patient.swap(patient, Ordering::Relaxed) == patient {
+            return;
+        }
+        self.apply(fd);
+    }
+
+    fn apply(&self, fd: i32) {
+        let timeout = if self.patient.load(Ordering::Relaxed) {
+            self.patience.body
+        } else {
+            self.patience.head.max(SHORTEST)
+        };
+        let millis = libc::c_uint::try_from(timeout.as_millis()).unwrap_or(0);
+        // SAFETY: `fd` is open: `Watched` takes it back before the socket is closed, on this same thread; the option's
+        // value is an unsigned int of the size that is said.
+        let set = unsafe {
+            libc::setsockopt(
+                fd,
+                libc::IPPROTO_TCP,
+                libc::TCP_USER_TIMEOUT,
+                (&raw const millis).cast(),
+                libc::socklen_t::try_from(size_of_val(&millis)).unwrap_or(4),
+            )
+        };
+        debug_assert!(set == 0, "{}", io::Error::last_os_error());
+    }
+}
+
 /// Looks at an endpoint's socket that the engine owns.
 #[derive(Debug)]
-pub(super) struct Peek(Arc<AtomicI32>);
+pub(super) struct Peek(Arc<Shared>);
 
 impl Peek {
     /// Whether nothing waits to be read, neither bytes nor the end: the runtime learns of a FIN only in its next round
     /// of polling, the kernel knows at once. One system call.
     pub(super) fn is_quiet(&self) -> bool {
-        let fd = self.0.load(Ordering::Relaxed);
+        let fd = self.0.fd.load(Ordering::Relaxed);
         if fd < 0 {
             return false;
         }
@@ -154,15 +213,21 @@ impl Peek {
         let n = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
         n < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
+
+    /// The connection takes another request, all of the last one having gone out: the short time-out again. A system
+    /// call only after a large request.
+    pub(super) fn begins_anew(&self) {
+        self.0.set(false);
+    }
 }
 
 /// Takes the descriptor back from [`Peek`] when the socket goes.
 #[derive(Debug)]
-struct Watched(Arc<AtomicI32>);
+struct Watched(Arc<Shared>);
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.0.store(-1, Ordering::Relaxed);
+        self.0.fd.store(-1, Ordering::Relaxed);
     }
 }
 
@@ -170,18 +235,42 @@ impl Drop for Watched {
 #[derive(Debug)]
 pub(super) struct EndpointIo {
     /// Dropped before the socket: fields are dropped in their order.
-    _watched: Watched,
-    pub(super) stream: TcpStream,
+    watched: Watched,
+    /// Bytes sent since the last were received.
+    unanswered: usize,
+    stream: TcpStream,
 }
 
 impl EndpointIo {
-    pub(super) fn new(stream: TcpStream) -> (Self, Peek) {
-        let fd = Arc::new(AtomicI32::new(stream.as_raw_fd()));
+    pub(super) fn new(stream: TcpStream, patience: Patience) -> (Self, Peek) {
+        let shared = Arc::new(Shared {
+            fd: AtomicI32::new(stream.as_raw_fd()),
+            patient: AtomicBool::new(false),
+            patience,
+        });
+        shared.apply(stream.as_raw_fd());
         let io = EndpointIo {
-            _watched: Watched(Arc::clone(&fd)),
+            watched: Watched(Arc::clone(&shared)),
+            unanswered: 0,
             stream,
         };
-        (io, Peek(fd))
+        (io, Peek(shared))
+    }
+
+    /// The bare socket, for a relay in which either side may stop reading for as long as the idle time-out says.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.watched.0.set(true);
+        self.stream
+    }
+
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = &result {
+            self.unanswered = self.unanswered.saturating_add(*n);
+            if self.unanswered > HEAD_BYTES {
+                self.watched.0.set(true);
+            }
+        }
+        result
     }
 }
 
@@ -191,7 +280,11 @@ impl Read for EndpointIo {
         cx: &mut Context<'_>,
         cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        poll_read(&mut self.stream, cx, cursor).map_ok(|_| ())
+        let read = poll_read(&mut self.stream, cx, cursor);
+        if matches!(read, Poll::Ready(Ok(n)) if n > 0) {
+            self.unanswered = 0;
+        }
+        read.map_ok(|_| ())
     }
 }
 
@@ -201,7 +294,8 @@ impl Write for EndpointIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(result)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -221,6 +315,7 @@ impl Write for EndpointIo {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(result)
     }
 }

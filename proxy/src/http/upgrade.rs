@@ -78,7 +78,7 @@ async fn run(
     relay(
         worker,
         stream,
-        endpoint.io.stream,
+        endpoint.io.into_stream(),
         early,
         activity,
         &port.stats,
