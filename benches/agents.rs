@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use model::Name;
 use model::catalog::{Catalog, Change};
 use model::manifest;
 use model::service::ManagedBy;
 use model::snapshot::{Builder, Identity};
 use model::workload::Registration;
-use model::Name;
 use registry::Registry;
 use registry::follow::{FollowOptions, Follower, Update};
 use registry::join::MeshWish;
@@ -73,9 +73,13 @@ struct Cost {
 
 fn etcd_cost(etcd: &Etcd) -> Cost {
     let address = etcd.endpoint().trim_start_matches("http://").parse();
-    let answer = support::http::get(address.expect("an address"), "/metrics").expect("etcd's metrics");
+    let answer =
+        support::http::get(address.expect("an address"), "/metrics").expect("etcd's metrics");
     let value = |name: &str| {
-        let line = answer.body.lines().find(|l| l.split(' ').next() == Some(name));
+        let line = answer
+            .body
+            .lines()
+            .find(|l| l.split(' ').next() == Some(name));
         line.and_then(|l| l.rsplit(' ').next()?.parse().ok())
             .unwrap_or(0.0)
     };
@@ -90,8 +94,16 @@ fn etcd_cost(etcd: &Etcd) -> Cost {
 fn process(pid: &str) -> (f64, u64) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    let pages = fields.get(21).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    let pages = fields
+        .get(21)
+        .and_then(|f| f.parse::<u64>().ok())
+        .unwrap_or(0);
     // 100 ticks a second and pages of 4 KiB on every Linux that this runs on.
     ((ticks(11) + ticks(12)) / 100.0, pages * 4 / 1024)
 }
@@ -172,7 +184,10 @@ async fn simulate() {
         size("SERVICES", 10_000),
         size("EACH", 100),
     );
-    println!("{agents} agents, {services} services, {} endpoints", agents * each);
+    println!(
+        "{agents} agents, {services} services, {} endpoints",
+        agents * each
+    );
     let etcd = Etcd::start();
     let first = Registry::new(store(&etcd).await, "/heddle");
     let meter = Meter::start(&etcd, None);
@@ -230,7 +245,9 @@ async fn simulate() {
     }
     while writers.join_next().await.is_some() {}
     simulation.until_published(9).await;
-    meter.done(&format!("rolling update of everything, {few} watchers and the node"));
+    meter.done(&format!(
+        "rolling update of everything, {few} watchers and the node"
+    ));
     println!(
         "  changes seen by each watcher: {}",
         watches.seen.load(Ordering::Relaxed) / few as u64
@@ -263,7 +280,10 @@ async fn define(registry: &Registry, services: usize) {
             ranges: vec!["10.96.0.0/16".parse().expect("a range")],
             dry_run: false,
         };
-        registry.apply(&manifests, &options).await.expect("etcd takes them");
+        registry
+            .apply(&manifests, &options)
+            .await
+            .expect("etcd takes them");
     }
 }
 
@@ -415,14 +435,17 @@ impl Watches {
         let seen = Arc::new(AtomicU64::new(0));
         let (arrived, arrivals) = mpsc::unbounded_channel();
         let ready = Arc::new(AtomicUsize::new(0));
+        let revision = simulation.catalog.borrow().revision;
         for _ in 0..count {
             let store = store(&simulation.etcd).await;
             let (stop, seen, arrived, ready) =
                 (stop.clone(), seen.clone(), arrived.clone(), ready.clone());
             tokio::spawn(async move {
-                let root = Registry::new(store.clone(), "/heddle").keys().root().to_owned();
+                let root = Registry::new(store.clone(), "/heddle")
+                    .keys()
+                    .root()
+                    .to_owned();
                 let target = format!("{root}slices/shop/service-0/{}", node_name(0));
-                let revision = store.get(&target).await.expect("etcd").expect("a slice").mod_revision;
                 let mut watch = store.watch(&root, revision).await.expect("a watch");
                 ready.fetch_add(1, Ordering::Relaxed);
                 loop {
@@ -430,7 +453,9 @@ impl Watches {
                         () = stop.cancelled() => return,
                         event = watch.next() => event.expect("the watch goes on"),
                     };
-                    let WatchEvent::Changes { changes, .. } = event else { continue };
+                    let WatchEvent::Changes { changes, .. } = event else {
+                        continue;
+                    };
                     seen.fetch_add(changes.len() as u64, Ordering::Relaxed);
                     if changes.iter().any(|c| c.key() == target) {
                         let _ = arrived.send(Instant::now());
