@@ -8,9 +8,13 @@
 //! - `view`: resources as JSON
 //! - `write`: apply, delete, register, drain
 //! - `watch`: `?watch`
+//! - `events`: what happened
+//! - `export`: all resources out, and in again
 //! - `ready`: `/readyz`
 //! - `metrics`: `/metrics`
 
+pub mod events;
+pub mod export;
 pub mod metrics;
 pub mod ready;
 pub mod view;
@@ -54,6 +58,8 @@ pub struct Context {
     pub rooms: std::sync::RwLock<Rooms>,
     /// What `/metrics` gathers.
     pub metrics: prometheus::Registry,
+    /// What happened, newest last.
+    pub events: Arc<crate::events::History>,
     /// Fires when the node goes down: it is ready no more.
     pub draining: CancellationToken,
 }
@@ -191,6 +197,9 @@ fn router(context: Arc<Context>) -> Router {
         .route("/v1/nodes", get(view::nodes))
         .route("/v1/nodes/{name}", get(view::node))
         .route("/v1/mesh", get(view::mesh))
+        .route("/v1/events", get(events::events))
+        .route("/v1/export", get(export::export))
+        .route("/v1/import", post(export::import))
         .route("/v1/apply", post(write::apply))
         .route(
             "/v1/registrations",

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::membership::MembershipOptions;
 use model::snapshot::Identity;
 use model::{Mesh, Node, Timestamp};
 use registry::Registry;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Context, Doors, Rooms};
 use crate::cli::Failure;
 use crate::config::{Backend, Config};
+use crate::events;
 use crate::resources_folder::Folder;
 use crate::telemetry;
 use crate::writer::{Saving, Writer};
@@ -44,9 +46,10 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     let inherited = proxy::sockets::Inherited::from_env();
 
     let state = state::StateDir::open(&config.state_dir).map_err(|e| failed(&e))?;
-    let store = open_store(&config, &state).await?;
+    let counted = registry::metrics::Metrics::new();
+    let store = open_store(&config, &state, &counted).await?;
     let backend = store.name();
-    let registry = Registry::new(store, &config.prefix);
+    let registry = Registry::new(store, &config.prefix).measured(counted);
 
     let seed = seed();
     let identity = Identity {
@@ -54,8 +57,16 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
         seed,
     };
     let (mut writer, feed, listeners) = Writer::new(identity, config.mesh());
+    writer.set_membership(MembershipOptions {
+        window: config.lease_ttl,
+        restart_grace: RESTART_GRACE,
+        hold: config.expiry_hold,
+    });
     let mut follower = Follower::new(registry.clone(), FollowOptions::default());
     state.restore(&registry, &mut follower, &mut writer);
+    let (log, kept) = events::file::Log::open(state.path());
+    let (history, unwritten) = events::History::new(kept).map_err(|e| failed(&e))?;
+    let teller = events::task::Teller::new(config.node.clone(), &feed, history.clone());
 
     let doors = Doors::open(&config.admin_socket, config.admin_listen)
         .await
@@ -66,6 +77,12 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     let metrics = prometheus::Registry::new();
     let core = admin::metrics::Core::new(feed.clone()).map_err(|e| failed(&e))?;
     metrics.register(Box::new(core)).map_err(|e| failed(&e))?;
+    for collector in registry.metrics().collectors() {
+        metrics.register(collector).map_err(|e| failed(&e))?;
+    }
+    for collector in history.collectors() {
+        metrics.register(collector).map_err(|e| failed(&e))?;
+    }
     let draining = CancellationToken::new();
     let stop = CancellationToken::new();
     let context = Arc::new(Context {
@@ -75,19 +92,17 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
         wish: config.mesh_wish(),
         rooms: std::sync::RwLock::new(Rooms::default()),
         metrics: metrics.clone(),
+        events: history.clone(),
         draining: draining.clone(),
     });
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(doors.serve(context.clone(), stop.clone()));
+    tasks.spawn(events::file::keep(log, unwritten, move |lost| history.dropped(lost)));
     let (updates, updates_in) = mpsc::channel(64);
     let (findings, findings_in) = mpsc::channel(64);
     let (own, own_in) = mpsc::channel(64);
-    let (events, mut events_in) = mpsc::channel::<model::Event>(1024);
-    tokio::spawn(async move {
-        while let Some(event) = events_in.recv().await {
-            tracing::info!(kind = ?event.kind, name = event.name, reason = event.reason, "{}", event.message);
-        }
-    });
+    let (events, events_in) = mpsc::channel::<model::Event>(1024);
+    tasks.spawn(teller.run(events_in, stop.clone()));
     let saving = Saving {
         path: state.snapshot_path(),
         keys: registry.keys().clone(),
@@ -125,6 +140,7 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
             zone: config.zone.clone(),
             docker: config.docker.as_deref().map(agent::DockerOptions::new),
             own_slices: Some(own),
+            collect: agent::CollectOptions::new(config.collect_after),
             seed,
             ..agent::Options::new(config.node.clone(), config.addresses.clone())
         },
@@ -135,6 +151,12 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
             snapshot: feed.snapshot.clone(),
         },
         agent::Outputs { findings, events },
+        stop.clone(),
+    ));
+    tasks.spawn(events::docker::tell(
+        config.node.clone(),
+        agent.docker(),
+        context.events.clone(),
         stop.clone(),
     ));
     for collector in agent.metrics() {
@@ -176,14 +198,22 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     outcome
 }
 
-async fn open_store(config: &Config, state: &state::StateDir) -> Result<Arc<dyn Store>, Failure> {
+async fn open_store(
+    config: &Config,
+    state: &state::StateDir,
+    metrics: &registry::metrics::Metrics,
+) -> Result<Arc<dyn Store>, Failure> {
     Ok(match &config.backend {
         Backend::Embedded => {
             let store = EmbeddedStore::open(state.registry_path(), EmbeddedOptions::default());
             Arc::new(store.map_err(|e| failed(&e))?)
         }
-        Backend::Etcd { endpoints } => {
-            let store = EtcdStore::connect(EtcdOptions::new(endpoints.clone())).await;
+        Backend::Etcd(etcd) => {
+            let options = EtcdOptions {
+                metrics: metrics.clone(),
+                ..etcd.options()
+            };
+            let store = EtcdStore::connect(options).await;
             Arc::new(store.map_err(|e| failed(&e))?)
         }
     })
@@ -289,7 +319,9 @@ fn node_record(config: &Config) -> Node {
         zone: config.zone.clone(),
         routable: config.routable.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: ["tcp", "http", "h2c"].map(str::to_owned).to_vec(),
+        capabilities: ["tcp", "http", "h2c", model::node::ORPHANS]
+            .map(str::to_owned)
+            .to_vec(),
         since: Timestamp::now(),
     }
 }

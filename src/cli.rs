@@ -4,12 +4,15 @@
 //! - this file: the commands and their options
 //! - `client`: talking to a node
 //! - `table`: tables for people
-//! - `get`, `apply`, `env`, `check`: the commands that do more than one call
+//! - `get`, `apply`, `env`, `check`, `events`, `describe`, `export`: the commands that do more than one call
 
 pub mod apply;
 pub mod check;
 pub mod client;
+pub mod describe;
 pub mod env;
+pub mod events;
+pub mod export;
 pub mod get;
 pub mod table;
 
@@ -140,6 +143,50 @@ enum Command {
         #[arg(short, long)]
         watch: bool,
     },
+    /// Say in words what a service, endpoint, workload or node is, and why it takes traffic or not
+    #[command(after_help = "Example: heddle describe service web -n shop")]
+    Describe {
+        /// service, endpoint, workload or node
+        kind: String,
+        /// Its name; of an endpoint or workload a unique prefix is enough
+        name: String,
+        /// Look in this namespace; without it services in `default`, endpoints and workloads everywhere
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+    },
+    /// Show what changed and why, newest last
+    #[command(after_help = "Example: heddle events -n shop --since 10m --for service/web")]
+    Events(#[command(flatten)] events::Options),
+    /// Print all resources, for a backup or to move them to another registry
+    #[command(
+        after_help = "Left out is what nodes derive: endpoints of containers, liveness, nodes.\n\nExample: heddle export > backup.yaml"
+    )]
+    Export {
+        /// Only of this namespace; without it everything
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+        /// Everything, as without -n
+        #[arg(short = 'A', long, conflicts_with = "namespace")]
+        all_namespaces: bool,
+        /// How to print
+        #[arg(short, long, value_enum, default_value = "yaml")]
+        output: export::Format,
+    },
+    /// Write what heddle export printed
+    #[command(
+        after_help = "What is there already is left as it is; import again to finish an import that was interrupted.\n\nExample: heddle import -f backup.yaml --dry-run"
+    )]
+    Import {
+        /// The file; - for standard input
+        #[arg(short, long, value_name = "FILE|-")]
+        filename: PathBuf,
+        /// Say what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Write over resources that are there and differ
+        #[arg(long)]
+        replace: bool,
+    },
     /// Put a process or a VM beside the containers of this node
     #[command(after_help = "Example: heddle register postgres.yaml")]
     Register {
@@ -240,6 +287,20 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             output,
             watch,
         } => get::get(&client()?, &kind, name.as_deref(), &scope, output, watch).await,
+        Command::Describe {
+            kind,
+            name,
+            namespace,
+        } => describe::describe(&client()?, &kind, &name, namespace.as_deref()).await,
+        Command::Events(options) => events::events(&client()?, &options).await,
+        Command::Export {
+            namespace, output, ..
+        } => export::export(&client()?, namespace.as_deref(), output).await,
+        Command::Import {
+            filename,
+            dry_run,
+            replace,
+        } => export::import(&client()?, &filename, dry_run, replace).await,
         Command::Register { file } => {
             let text = apply::read(&file)?;
             crate::admin::write::parse_registration(&text)

@@ -3,6 +3,7 @@
 //! Every key has an environment variable that overrides it: `HEDDLE_REGISTRY_ENDPOINTS` for `registry.endpoints`. Lists
 //! are separated by commas there.
 
+mod etcd;
 mod keys;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,8 @@ use model::units::Span;
 use model::{IpNet, Mesh, Name};
 use registry::join::MeshWish;
 use serde::Deserialize;
+
+pub use etcd::Etcd;
 
 /// Where `heddle up` looks without `--config`; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/heddle/heddle.toml";
@@ -83,6 +86,13 @@ struct RegistrySection {
     endpoints: Vec<String>,
     prefix: Option<String>,
     lease_ttl: Option<Span>,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    expiry_hold: Option<Span>,
+    collect_after: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -166,10 +176,7 @@ pub enum Backend {
     /// A file in the state folder.
     Embedded,
     /// An etcd cluster.
-    Etcd {
-        /// `http://host:port` of its members.
-        endpoints: Vec<String>,
-    },
+    Etcd(Etcd),
 }
 
 /// The configuration, validated and with its defaults.
@@ -191,6 +198,10 @@ pub struct Config {
     pub prefix: String,
     /// `registry.lease_ttl`.
     pub lease_ttl: Duration,
+    /// `registry.expiry_hold`.
+    pub expiry_hold: Duration,
+    /// `registry.collect_after`.
+    pub collect_after: Duration,
     /// `docker.socket`; none when `docker.enabled` is false.
     pub docker: Option<String>,
     /// `resources.path`.
@@ -228,7 +239,17 @@ impl Config {
                 (path, text)
             }
         };
-        Config::parse(origin, &text, |name| std::env::var(name).ok())
+        let config = Config::parse(origin, &text, |name| std::env::var(name).ok())?;
+        if let Backend::Etcd(etcd) = &config.backend
+            && let Some((key, reason)) = etcd.unreadable()
+        {
+            return Err(ConfigError::Key {
+                origin: origin.display().to_string(),
+                key: key.to_owned(),
+                reason,
+            });
+        }
+        Ok(config)
     }
 
     /// What this configuration says of the mesh, which the registry must agree with.
@@ -263,7 +284,6 @@ impl Config {
             reason: error.to_string(),
         })?;
         let origin = path.display().to_string();
-        keys::refuse_not_built(&value, &origin)?;
         let overridden = keys::overlay(&mut value, env)?;
         let from = |key: &str| {
             overridden
@@ -296,29 +316,13 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 
 type Refused = (&'static str, String);
 
-fn validate(file: File) -> Result<Config, Refused> {
+fn validate(mut file: File) -> Result<Config, Refused> {
     let node = match &file.node.name {
         Some(name) => Name::new(name).map_err(|e| ("node.name", e.to_string()))?,
         None => host_name().ok_or_else(|| {
             let why = "this host's name is no DNS label: set node.name";
             ("node.name", why.to_owned())
         })?,
-    };
-    let backend = match file.registry.backend.as_deref() {
-        None | Some("embedded") if file.registry.endpoints.is_empty() => Backend::Embedded,
-        None | Some("embedded") => {
-            let why = "the embedded registry has no endpoints: set registry.backend = \"etcd\"";
-            return Err(("registry.endpoints", why.to_owned()));
-        }
-        Some("etcd") => Backend::Etcd {
-            endpoints: etcd_endpoints(file.registry.endpoints)?,
-        },
-        Some(other) => {
-            return Err((
-                "registry.backend",
-                format!("`{other}` is neither embedded nor etcd"),
-            ));
-        }
     };
     let lease_ttl = file
         .registry
@@ -327,6 +331,31 @@ fn validate(file: File) -> Result<Config, Refused> {
     if lease_ttl < Duration::from_secs(1) {
         return Err(("registry.lease_ttl", "at least 1s".to_owned()));
     }
+    let expiry_hold = file
+        .registry
+        .expiry_hold
+        .map_or(Duration::from_secs(600), |s| s.0);
+    let collect_after = file
+        .registry
+        .collect_after
+        .map_or(Duration::from_secs(60), |s| s.0);
+    if collect_after < Duration::from_secs(1) {
+        return Err(("registry.collect_after", "at least 1s".to_owned()));
+    }
+    let prefix = file.registry.prefix.take();
+    let backend = match file.registry.backend.as_deref() {
+        None | Some("embedded") => {
+            etcd::refuse_without_etcd(&file.registry)?;
+            Backend::Embedded
+        }
+        Some("etcd") => Backend::Etcd(Etcd::new(file.registry)?),
+        Some(other) => {
+            return Err((
+                "registry.backend",
+                format!("`{other}` is neither embedded nor etcd"),
+            ));
+        }
+    };
     let workers = match file.proxy.workers {
         Some(0) => return Err(("proxy.workers", "at least 1".to_owned())),
         Some(n) if n > 256 => return Err(("proxy.workers", "at most 256".to_owned())),
@@ -363,8 +392,10 @@ fn validate(file: File) -> Result<Config, Refused> {
             .state_dir
             .unwrap_or_else(|| "/var/lib/heddle".into()),
         backend,
-        prefix: file.registry.prefix.unwrap_or_else(|| "/heddle".to_owned()),
+        prefix: prefix.unwrap_or_else(|| "/heddle".to_owned()),
         lease_ttl,
+        expiry_hold,
+        collect_after,
         docker: file.docker.enabled.unwrap_or(true).then_some(docker),
         resources: file.resources.path,
         vip_ranges: ranges,
@@ -391,31 +422,6 @@ fn validate(file: File) -> Result<Config, Refused> {
             .listen
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7070))),
     })
-}
-
-fn etcd_endpoints(endpoints: Vec<String>) -> Result<Vec<String>, Refused> {
-    let key = "registry.endpoints";
-    if endpoints.is_empty() {
-        return Err((
-            key,
-            "etcd needs at least one, such as [\"http://10.0.0.1:2379\"]".to_owned(),
-        ));
-    }
-    for endpoint in &endpoints {
-        if endpoint.starts_with("https://") {
-            return Err((
-                key,
-                format!("`{endpoint}`: TLS is not supported by this version of heddle"),
-            ));
-        }
-        if !endpoint.starts_with("http://") || endpoint.parse::<http::Uri>().is_err() {
-            return Err((
-                key,
-                format!("`{endpoint}` is not like http://10.0.0.1:2379"),
-            ));
-        }
-    }
-    Ok(endpoints)
 }
 
 fn check_ranges(ranges: &[IpNet]) -> Result<(), Refused> {

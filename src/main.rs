@@ -4,6 +4,7 @@
 //! - `app`: `heddle up`, wired from top to bottom
 //! - `config`: the node's configuration
 //! - `writer`: the one task that publishes snapshots
+//! - `events`: what changed and why, kept for people
 //! - `resources_folder`: manifests in files
 //! - `admin`: health, metrics and the API
 //! - `cli`: the commands
@@ -14,6 +15,7 @@ mod admin;
 mod app;
 mod cli;
 mod config;
+mod events;
 mod resources_folder;
 mod telemetry;
 mod whoami;

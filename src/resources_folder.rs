@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use model::manifest::{self, Manifest};
 use model::service::ManagedBy;
-use model::{Catalog, Name, ServiceKey};
+use model::{Catalog, Event, EventKind, Name, ServiceKey, Timestamp};
 use registry::Registry;
 use registry::follow::chain;
 use registry::resources::{Action, ApplyError, ApplyOptions};
@@ -187,7 +187,28 @@ impl Folder {
     }
 
     fn note(&self, bad: BTreeMap<PathBuf, String>) {
-        self.context.rooms_mut().files = bad;
+        let before = std::mem::replace(&mut self.context.rooms_mut().files, bad.clone());
+        let refused = bad
+            .iter()
+            .filter(|(path, why)| before.get(*path) != Some(*why))
+            .map(|(path, why)| (path, "FileRefused", why.clone()));
+        let mended = before
+            .keys()
+            .filter(|path| !bad.contains_key(*path))
+            .map(|path| (path, "FileAccepted", "accepted, or gone".to_owned()));
+        let now = Timestamp::now();
+        for (path, reason, message) in refused.chain(mended) {
+            let event = Event {
+                at: now,
+                kind: EventKind::Registry,
+                namespace: None,
+                name: path.display().to_string(),
+                node: Some(self.node.clone()),
+                reason: reason.to_owned(),
+                message,
+            };
+            self.context.events.record(event, now);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use agent::OwnSlices;
 use arc_swap::ArcSwap;
 use model::catalog::{Catalog, Change};
+use model::membership::{Membership, MembershipOptions};
 use model::snapshot::{Builder, Finding, Freshness, Identity, Snapshot};
 use model::{Mesh, ServiceKey, Timestamp};
 use registry::disk;
@@ -59,6 +60,9 @@ pub type Published = Box<dyn FnMut(&Arc<Snapshot>, Option<&[ServiceKey]>) + Send
 /// The writer before it runs.
 pub struct Writer {
     builder: Builder,
+    membership: Membership,
+    /// What the membership's times are measured from.
+    began: Instant,
     published: Arc<ArcSwap<Snapshot>>,
     catalog: watch::Sender<Catalog>,
     changes: broadcast::Sender<Arc<[Change]>>,
@@ -89,6 +93,8 @@ impl Writer {
         let (epoch, epoch_seen) = watch::channel(0);
         let (registry, registry_seen) = watch::channel(RegistryStatus::default());
         let (listen, listeners) = mpsc::unbounded_channel();
+        let options = MembershipOptions::default();
+        let membership = Membership::new(identity.node.clone(), options, Timestamp::now());
         let mut builder = Builder::new(identity);
         builder.assume_mesh(Arc::new(mesh));
         let published = Arc::new(ArcSwap::from_pointee(builder.snapshot().clone()));
@@ -103,6 +109,8 @@ impl Writer {
         };
         let writer = Writer {
             builder,
+            membership,
+            began: Instant::now(),
             published,
             catalog,
             changes,
@@ -114,8 +122,34 @@ impl Writer {
         (writer, feed, listen)
     }
 
+    /// Takes other bounds for which nodes are believed.
+    pub fn set_membership(&mut self, options: MembershipOptions) {
+        self.membership.set_options(options);
+    }
+
+    /// Takes over which nodes came, went or stayed away for too long; whether the state of any changed.
+    fn reckon(&mut self, changes: &[Change]) -> bool {
+        let (now, clock) = (self.began.elapsed(), Timestamp::now());
+        self.membership.observe(changes, now, clock);
+        if self.builder.snapshot().freshness == Freshness::Fresh {
+            self.membership.tick(now, clock);
+        }
+        let changed = self.membership.take_changed();
+        let any = !changed.is_empty();
+        self.builder.set_members(&self.membership, changed);
+        any
+    }
+
+    /// When a node's time is up. A node that can't be seen is not gone: never while the registry is lost.
+    fn reckon_at(&self) -> Option<Instant> {
+        let at = self.membership.next_at()?;
+        let fresh = self.builder.snapshot().freshness == Freshness::Fresh;
+        fresh.then(|| self.began + at)
+    }
+
     /// Serves a saved catalog until the registry is heard.
     pub fn restore(&mut self, revision: i64, changes: Vec<Change>) {
+        self.reckon(&changes);
         self.builder.apply(revision, changes.iter().cloned());
         self.builder.set_freshness(Freshness::Stale);
         self.publish(&changes);
@@ -137,6 +171,7 @@ impl Writer {
         let mut unsaved = false;
         let mut save_at = Instant::now();
         loop {
+            let reckon_at = self.reckon_at();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -148,6 +183,7 @@ impl Writer {
                 n = updates.recv_many(&mut batch, BATCH) => if n == 0 { break },
                 n = findings.recv_many(&mut found, BATCH), if !findings.is_closed() || !findings.is_empty() => if n == 0 { continue },
                 n = local.recv_many(&mut own, BATCH), if !local.is_closed() || !local.is_empty() => if n == 0 { continue },
+                () = tokio::time::sleep_until(reckon_at.unwrap_or(save_at)), if reckon_at.is_some() => {}
                 () = tokio::time::sleep_until(save_at), if unsaved => {
                     unsaved = !self.save(&saving).await;
                     save_at = Instant::now() + SAVE_EVERY;
@@ -210,6 +246,7 @@ impl Writer {
         let own: OwnSlices = own.into_iter().flatten().collect();
         let whole = all.iter().any(|c| matches!(c, Change::Mesh(_)));
         dirty |= !findings.is_empty() || !own.is_empty() || !all.is_empty();
+        dirty |= self.reckon(&all);
         let mut touched = self.builder.apply_findings(findings);
         touched.append(&mut self.builder.apply_own(own));
         touched.append(&mut self.builder.apply(revision, all.iter().cloned()));

@@ -2,137 +2,17 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
-use support::docker::{self, Dockerd, IMAGE, RunOptions, Setup};
-use support::etcd::Etcd;
+use support::docker::{IMAGE, RunOptions, Setup};
 use support::http;
-use support::netns::{Lan, Netns};
-use support::node::{Node, NodeOptions, PATIENCE};
+use support::node::PATIENCE;
+use support::shop::{LABELS, Shop};
 use support::wait::eventually;
-
-const WEB: &str = "
-apiVersion: heddle/v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  selector: app=web
-  ports: [{name: http, port: 80, targetPort: 8080, protocol: http}]
-";
-
-const LABELS: &[(&str, &str)] = &[("heddle.namespace", "shop"), ("app", "web")];
-
-/// A host with Docker and a node on it, and the service `shop/web`.
-struct Host {
-    node: Node,
-    docker: Dockerd,
-    netns: Netns,
-    _etcd: Option<(Etcd, Lan)>,
-}
-
-impl Host {
-    /// A host whose node has the embedded registry.
-    fn start(live_restore: bool) -> Option<Host> {
-        docker::ready().then(|| Host::start_in(Netns::new(), live_restore, None))
-    }
-
-    /// A host whose node has an etcd, which is on the test's own host.
-    fn start_with_etcd() -> Option<Host> {
-        if !docker::ready() {
-            return None;
-        }
-        let etcd = Etcd::start_or_skip("the agent with etcd")?;
-        let lan = Lan::new(1);
-        let netns = lan.hosts[0].netns.clone();
-        Some(Host::start_in(netns, false, Some((etcd, lan))))
-    }
-
-    fn start_in(netns: Netns, live_restore: bool, etcd: Option<(Etcd, Lan)>) -> Host {
-        let docker = Dockerd::start_with(
-            "agent",
-            Setup {
-                netns: Some(netns.clone()),
-                live_restore,
-                ..Setup::default()
-            },
-        );
-        let node = Node::start(&NodeOptions {
-            netns: Some(&netns),
-            etcd: etcd
-                .as_ref()
-                .map(|(etcd, lan)| etcd.endpoint_at(IpAddr::V4(lan.address))),
-            docker: Some(&docker),
-            vip_range: "10.96.0.0/16",
-            ..NodeOptions::default()
-        });
-        node.apply(WEB);
-        Host {
-            node,
-            docker,
-            netns,
-            _etcd: etcd,
-        }
-    }
-
-    /// A whoami of `shop/web` with further options of `docker run`.
-    fn run(&self, name: &str, extra: &[&str]) {
-        self.docker.run(RunOptions {
-            name,
-            labels: LABELS,
-            extra,
-            ..RunOptions::default()
-        });
-    }
-
-    fn web(&self) -> SocketAddr {
-        SocketAddr::new(self.node.vip("shop/web"), 80)
-    }
-
-    fn ask(&self) -> Result<String, String> {
-        let web = self.web();
-        match self.netns.enter(|| http::get(web, "/id")) {
-            Ok(answer) if answer.status == 200 => Ok(answer.body.trim().to_owned()),
-            Ok(answer) => Err(format!("{}: {}", answer.status, answer.body)),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// The endpoint of a container, by the container's name.
-    fn endpoint(&self, name: &str) -> Option<Value> {
-        let all = self.node.endpoints("shop/web");
-        all.into_iter().find(|e| e["workloadName"] == name)
-    }
-
-    #[track_caller]
-    fn until_state(&self, name: &str, state: &str) -> Value {
-        eventually(PATIENCE, &format!("{name} is {state}"), || {
-            let endpoint = self.endpoint(name).ok_or("no endpoint".to_owned())?;
-            if endpoint["state"] == state {
-                Ok(endpoint)
-            } else {
-                Err(endpoint.to_string())
-            }
-        })
-    }
-
-    #[track_caller]
-    fn until_told(&self, name: &str, text: &str) {
-        eventually(PATIENCE, &format!("{name} is told {text:?}"), || {
-            let workload = self.node.workload(name).ok_or("no workload".to_owned())?;
-            if workload.to_string().contains(text) {
-                Ok(())
-            } else {
-                Err(workload.to_string())
-            }
-        });
-    }
-}
 
 #[test]
 fn every_network_mode_is_dialled_where_it_listens_or_says_why_not() {
-    let Some(host) = Host::start(false) else {
+    let Some(host) = Shop::start(Setup::default()) else {
         return;
     };
     host.run("bridged", &[]);
@@ -166,7 +46,7 @@ fn every_network_mode_is_dialled_where_it_listens_or_says_why_not() {
 
 #[test]
 fn of_several_networks_the_label_decides_and_a_change_of_networks_is_followed() {
-    let Some(host) = Host::start(false) else {
+    let Some(host) = Shop::start(Setup::default()) else {
         return;
     };
     host.docker.create_network("anet");
@@ -212,7 +92,7 @@ fn of_several_networks_the_label_decides_and_a_change_of_networks_is_followed() 
 
 #[test]
 fn dockers_own_healthcheck_is_believed() {
-    let Some(host) = Host::start(false) else {
+    let Some(host) = Shop::start(Setup::default()) else {
         return;
     };
     for (image, command) in [
@@ -247,7 +127,7 @@ fn dockers_own_healthcheck_is_believed() {
 
 #[test]
 fn a_container_that_ignores_its_stop_signal_takes_work_again() {
-    let Some(host) = Host::start(false) else {
+    let Some(host) = Shop::start(Setup::default()) else {
         return;
     };
     host.docker.run(RunOptions {
@@ -267,15 +147,15 @@ fn a_container_that_ignores_its_stop_signal_takes_work_again() {
         "better than nobody: it still passes its checks"
     );
     let after = host.until_state("stubborn", "ready");
-    assert_eq!(
-        before["generation"], after["generation"],
-        "it is the same run of it"
-    );
+    assert_eq!(before["id"], after["id"], "it is the same run of it");
 }
 
 #[test]
 fn a_daemon_that_restarts_under_live_containers_costs_no_request() {
-    let Some(mut host) = Host::start(true) else {
+    let Some(mut host) = Shop::start(Setup {
+        live_restore: true,
+        ..Setup::default()
+    }) else {
         return;
     };
     host.run("aa", &[]);
@@ -300,41 +180,13 @@ fn a_daemon_that_restarts_under_live_containers_costs_no_request() {
     for endpoint in before {
         let name = endpoint["workloadName"].as_str().expect("a name");
         let now = host.until_state(name, "ready");
-        assert_eq!(now["generation"], endpoint["generation"]);
+        assert_eq!(now["id"], endpoint["id"]);
     }
 }
 
 #[test]
-fn a_compose_project_is_enabled_by_one_label() {
-    let Some(host) = Host::start(false) else {
-        return;
-    };
-    host.docker.create_network("my_shop_default");
-    host.docker.run(RunOptions {
-        name: "my_shop_front_1",
-        labels: &[
-            ("com.docker.compose.project", "my_shop"),
-            ("com.docker.compose.service", "front"),
-            ("heddle.enable", "true"),
-            ("heddle.port", "8080"),
-            ("heddle.vip-port", "80"),
-            ("heddle.protocol", "http"),
-        ],
-        network: Some("my_shop_default"),
-        ..RunOptions::default()
-    });
-    host.node.eligible("my-shop/front", 1);
-    let front = SocketAddr::new(host.node.vip("my-shop/front"), 80);
-    let answer = host
-        .netns
-        .enter(|| http::get(front, "/id"))
-        .expect("an answer");
-    assert_eq!(answer.body.trim(), "my_shop_front_1");
-}
-
-#[test]
 fn a_started_container_answers_within_300_ms() {
-    let Some(host) = Host::start_with_etcd() else {
+    let Some(host) = Shop::start_with_etcd() else {
         return;
     };
     let web = host.web();

@@ -405,12 +405,13 @@ fn a_container_reaches_a_service_by_its_name() {
     host.run("aa", &[("app", "web")]);
     host.node.eligible("shop/web", 1);
     // The client is a container whose resolver is the node's DNS server; it asks through its own network.
-    let id = host.docker.run(RunOptions {
+    host.docker.run(RunOptions {
         name: "client",
         extra: &["--dns", "10.96.0.10"],
         ..RunOptions::default()
     });
-    let netns = format!("--net={}", netns_of(&id).display());
+    let netns = host.docker.process("client").netns();
+    let netns = format!("--net={}", netns.display());
     let from_container = |words: &[&str]| {
         let mut command = std::process::Command::new("nsenter");
         command.arg(&netns).args(words);
@@ -428,17 +429,4 @@ fn a_container_reaches_a_service_by_its_name() {
         from_container(&["curl", "-s", "--max-time", "5", &format!("http://{vip}/id")]),
         "aa"
     );
-}
-
-/// The network namespace of a container's process: its control group carries the container's id.
-fn netns_of(id: &str) -> std::path::PathBuf {
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|process| {
-            std::fs::read_to_string(process.join("cgroup")).is_ok_and(|groups| groups.contains(id))
-        })
-        .expect("the container has a process")
-        .join("ns/net")
 }

@@ -166,7 +166,7 @@ fn a_host_that_is_cut_off_is_failed_over_and_taken_back() {
         pair.nodes[0]
             .get("nodes")
             .into_iter()
-            .find(|n| n["name"] == "n2" && n["status"] == "lost")
+            .find(|n| n["name"] == "n2" && n["status"] == "orphaned")
     });
     assert_eq!(lost["services"], 1, "its slices stay: {lost}");
     pair.lan.mend(1);

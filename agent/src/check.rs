@@ -2,10 +2,16 @@
 //!
 //! # Layout
 //! - `machine`: when an endpoint turns, from one check's result to the next (no I/O, no clock)
-//! - `schedule`: which check is due when; one heap for all endpoints (no I/O, no clock)
+//! - `flaps`: damps endpoints that turn again and again (no I/O, no clock)
+//! - `heard`: what Docker's HEALTHCHECK says, damped (no I/O, no clock)
+//! - `schedule`: which check is due when; one heap for all endpoints, shared checks, slots (no I/O, no clock)
+//! - `jitter`: randomness that follows from a seed
 //! - `runner`: runs what is due, a bounded number at once
 //! - `probe`: one check on a socket: TCP, HTTP, gRPC
 
+mod flaps;
+mod heard;
+pub(crate) mod jitter;
 mod machine;
 mod probe;
 mod runner;
@@ -48,11 +54,34 @@ pub struct Spec {
     pub timing: Timing,
 }
 
+/// What one check does; services that ask for the same share it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// What is done.
+    pub probe: Probe,
+    /// Where, in the order they are tried; one that answers suffices.
+    pub addresses: Vec<SocketAddr>,
+    /// For one check of one address.
+    pub timeout: Duration,
+}
+
+impl Spec {
+    fn target(&self) -> Target {
+        Target {
+            probe: self.probe.clone(),
+            addresses: self.addresses.clone(),
+            timeout: self.timeout,
+        }
+    }
+}
+
 /// What decides about an endpoint's health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Something else than active checks: nothing at all, Docker's HEALTHCHECK, a pause.
+    /// Nothing that changes by itself: no checks at all, a pause.
     Fixed(Health, Arc<str>),
+    /// What Docker's HEALTHCHECK says now.
+    Docker(Health, Arc<str>),
     /// Active checks.
     Active(Spec),
 }
@@ -77,7 +106,7 @@ pub fn plan(
     };
     let unsaid = check.http.is_none() && check.tcp.is_none() && check.grpc.is_none();
     match docker {
-        Some(fact) if unsaid => return Plan::Fixed(fact.value, fact.reason.clone()),
+        Some(fact) if unsaid => return Plan::Docker(fact.value, fact.reason.clone()),
         None if check.docker.is_some() => return Plan::Fixed(Health::Failing, no_docker.into()),
         _ => {}
     }

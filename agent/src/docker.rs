@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::event::Event;
 use model::time::Timestamp;
 use registry::follow::chain;
 use tokio::sync::{mpsc, watch};
@@ -41,7 +42,8 @@ use session::{Ended, Session};
 pub(crate) const REPLAY: Duration = Duration::from_secs(30);
 
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// A try at a socket where nobody listens costs microseconds, and what changed while Docker was away waits for the next one.
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Where Docker is, and how often it is listed.
 #[derive(Clone, Debug)]
@@ -97,6 +99,8 @@ pub enum Message {
     Put(Arc<Local>),
     /// It runs no more: its short id.
     Gone(Arc<str>),
+    /// For the history; its node is left to be filled in.
+    Happened(Event),
     /// Everything that runs has been told, except these short ids, which could not be inspected.
     Listed {
         /// Nothing can be said of them.

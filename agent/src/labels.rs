@@ -11,7 +11,9 @@ use model::labels::{Labels, check_value};
 use model::manifest::check_service;
 use model::name::{Name, ServiceKey};
 use model::selector::Selector;
-use model::service::{HealthCheck, HealthPolicy, HttpProbe, Protocol, ServicePort, ServiceSpec};
+use model::service::{
+    HealthCheck, HealthPolicy, HttpProbe, Protocol, Recovery, ServicePort, ServiceSpec,
+};
 use model::strict::nearest;
 
 pub use table::Table;
@@ -28,12 +30,13 @@ const VIP_PORT: &str = "heddle.vip-port";
 const NODE_PORT: &str = "heddle.node-port";
 const HEALTH_PATH: &str = "heddle.health.path";
 const WEIGHT: &str = "heddle.weight";
+const RECOVERY: &str = "heddle.recovery";
 
 /// Docker Compose's project, which is a container's namespace unless it names one.
 pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     NAMESPACE,
     NETWORK,
     SERVICE,
@@ -44,6 +47,7 @@ const KNOWN: [&str; 10] = [
     NODE_PORT,
     HEALTH_PATH,
     WEIGHT,
+    RECOVERY,
 ];
 
 /// What of a label's value an error message repeats, in characters.
@@ -199,7 +203,18 @@ fn spec(
             ..HealthCheck::default()
         })
     });
+    let recovery = match labels.get(RECOVERY).map(|value| value.trim()) {
+        None => None,
+        Some("restart") => Some(Box::<Recovery>::default()),
+        Some(other) => {
+            return Err(format!(
+                "label {RECOVERY}={}: the only action is restart",
+                shown(other)
+            ));
+        }
+    };
     let spec = ServiceSpec {
+        recovery,
         selector: Some(selector),
         ports: vec![ServicePort {
             name: None,
@@ -226,6 +241,11 @@ pub fn undecided(exposed: &[u16]) -> String {
         "exposes several ports ({}) and none is chosen: set targetPort or label {PORT}",
         all.join(", ")
     )
+}
+
+/// Why there is no target port to choose.
+pub fn unexposed() -> String {
+    format!("exposes no port and none is chosen: set targetPort or label {PORT}")
 }
 
 fn port(key: &str, value: &str) -> Result<u16, String> {

@@ -10,7 +10,8 @@
 //! What becomes of it:
 //! * [`select`]: which services select which workloads, under which addresses, and why or why not
 //! * [`check`]: active health checks, from the state machine to the sockets
-//! * [`unowned`]: endpoints that no living node checks, so this one does
+//! * [`unowned`]: endpoints that no living node checks, so this one does, and what nodes that are gone left
+//! * `recovery`: restarts containers that stay unhealthy
 //! * [`publish`]: this node's slices in the registry, compared and set
 //! * [`services`]: writing the services that labels make
 //! * [`reconcile`]: the one task that joins all of these
@@ -23,6 +24,7 @@ pub mod local;
 pub mod metrics;
 pub mod publish;
 pub mod reconcile;
+mod recovery;
 pub mod registrations;
 pub mod select;
 pub mod services;
@@ -48,8 +50,10 @@ use crate::metrics::Metrics;
 use crate::publish::{PublishStatus, Publisher};
 use crate::reconcile::{Reconciler, Workloads};
 use crate::services::ServiceWriter;
+use crate::unowned::Caretaker;
 
 pub use crate::docker::{DockerOptions, DockerStatus};
+pub use crate::unowned::CollectOptions;
 
 /// This node's own slices, by service; `None`: no endpoints of that service here. The newest of a service counts.
 pub type OwnSlices = Vec<(ServiceKey, Option<Arc<Slice>>)>;
@@ -66,9 +70,12 @@ pub struct Options {
     /// None: containers are not discovered.
     pub docker: Option<DockerOptions>,
     /// How many health checks run at once at most; more wait their turn. Each holds one descriptor for its time-out at most.
+    /// Those that were slow the last time get half of these slots at most, so that hanging backends delay nobody else.
     pub max_checks: usize,
     /// How often everything is compared with the catalog anew, in case a change was missed.
     pub rescan: Duration,
+    /// When slices of nodes that are gone are removed from the registry.
+    pub collect: CollectOptions,
     /// How long a service made of labels outlives its last container.
     pub label_service_grace: Duration,
     /// Where this node's own slices go beside the registry, ahead of it and without it: while there is no registry, what
@@ -79,15 +86,16 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults: no Docker, 256 checks at once, a full comparison every minute, 24 h for services made of labels.
+    /// The defaults: no Docker, 1,024 checks at once, a full comparison every minute, 24 h for services made of labels.
     pub fn new(node: Name, addresses: Vec<IpAddr>) -> Self {
         Options {
             node,
             addresses,
             zone: None,
             docker: None,
-            max_checks: 256,
+            max_checks: 1024,
             rescan: Duration::from_secs(60),
+            collect: CollectOptions::default(),
             label_service_grace: Duration::from_secs(24 * 60 * 60),
             own_slices: None,
             seed: 0,
@@ -151,12 +159,19 @@ pub fn start(
     };
     let (docker_status, docker) = watch::channel(first);
     let publisher = Publisher::new(registry.clone(), node.clone(), metrics.clone());
+    let caretaker = Caretaker::new(
+        registry.clone(),
+        node.clone(),
+        outputs.events.clone(),
+        metrics.clone(),
+    );
     let writer = ServiceWriter::new(registry);
     // Room for a listing of containers; a full channel slows the listing down and loses nothing.
     let (containers, from_docker) = mpsc::channel(1024);
     let mut tasks = vec![
         tokio::spawn(publisher.clone().run(shutdown.clone())),
         tokio::spawn(writer.clone().run(shutdown.clone())),
+        tokio::spawn(caretaker.clone().run(shutdown.clone())),
     ];
     if let Some(docker) = options.docker.clone() {
         let room = docker::run(
@@ -174,6 +189,7 @@ pub fn start(
         outputs,
         publisher.clone(),
         writer,
+        caretaker,
         metrics.clone(),
     );
     let workloads = reconciler.workloads();
@@ -200,6 +216,11 @@ impl Agent {
             docker: self.docker.borrow().clone(),
             publish: self.publisher.status(),
         }
+    }
+
+    /// Whether containers are seen, as it changes.
+    pub fn docker(&self) -> watch::Receiver<DockerStatus> {
+        self.docker.clone()
     }
 
     /// What the agent counts, to be registered with the binary's other metrics.

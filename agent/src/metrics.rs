@@ -1,17 +1,22 @@
-//! What the agent counts. Every label has a fixed set of values.
+//! What the agent counts. Every label has a fixed set of values, but for names of services.
 
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Counters and gauges; cloning shares them.
 #[derive(Clone)]
 pub struct Metrics {
-    /// `heddle_health_checks_total{result}`: `pass`, `fail`.
+    /// `heddle_health_checks_total{result}`: `pass`, `fail`; `error` where this host lacked something to check with.
     pub checks: IntCounterVec,
     /// `heddle_workloads{state}`: `selected`, `unselected`, `problem`.
     pub workloads: IntGaugeVec,
     /// `heddle_slice_writes_total{result}`: `committed`, `conflict`, `error`.
     pub slice_writes: IntCounterVec,
+    /// `heddle_slices_collected_total`.
+    pub slices_collected: IntCounter,
+    /// `heddle_recovery_restarts_total{namespace,service,result}`: `restarted`, `failed`; `exhausted` where a container
+    /// would have been restarted beyond its budget.
+    pub recovery_restarts: IntCounterVec,
     /// `heddle_docker_connected`: 1 while Docker's events are followed.
     pub docker_connected: IntGauge,
     /// `heddle_docker_events_total{kind}`: `terminating`, `gone`, `changed`.
@@ -42,12 +47,27 @@ impl Metrics {
             "1 while Docker's events are followed",
         )
         .expect("the name is a constant that Prometheus accepts");
+        let slices_collected = IntCounter::new(
+            "heddle_slices_collected_total",
+            "Slices of nodes that are gone which this node removed from the registry",
+        )
+        .expect("the name is a constant that Prometheus accepts");
+        let recovery_restarts = IntCounterVec::new(
+            Opts::new(
+                "heddle_recovery_restarts_total",
+                "Restarts of containers that stayed unhealthy by result",
+            ),
+            &["namespace", "service", "result"],
+        )
+        .expect("names and labels are constants that Prometheus accepts");
         Metrics {
+            recovery_restarts,
+            slices_collected,
             checks: counters(
                 "heddle_health_checks_total",
                 "Active health checks by result",
                 "result",
-                &["pass", "fail"],
+                &["pass", "fail", "error"],
             ),
             workloads,
             slice_writes: counters(
@@ -72,6 +92,8 @@ impl Metrics {
             Box::new(self.checks.clone()),
             Box::new(self.workloads.clone()),
             Box::new(self.slice_writes.clone()),
+            Box::new(self.slices_collected.clone()),
+            Box::new(self.recovery_restarts.clone()),
             Box::new(self.docker_connected.clone()),
             Box::new(self.docker_events.clone()),
         ]

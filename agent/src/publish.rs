@@ -1,12 +1,14 @@
 //! This node's slices in the registry.
 //!
 //! Only the newest wish for each slice is kept, and only what differs from the registry is written, compared with the
-//! revision that was read or written last. What others do to our slices is put right again.
+//! revision that was read or written last. What others do to our slices is put right again, and so is what a registry that
+//! was restored from a backup has of them.
 
 mod book;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -111,9 +113,14 @@ impl Publisher {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut backoff = MIN_BACKOFF;
         let mut conflicts = 0u32;
+        let mut history = self.registry.history();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                Ok(()) = history.changed() => {
+                    self.lock().book.doubt_all();
+                    continue;
+                }
                 () = self.something_to_write() => {}
             }
             let jobs = self.take();
@@ -206,34 +213,52 @@ impl Publisher {
         self.lock().book.take(self.registry.store().limits())
     }
 
-    async fn write(&self, jobs: &[Job]) -> Result<Outcome, StoreError> {
-        let revisions = jobs.iter().map(|job| async {
+    async fn write(&self, jobs: &[Job]) -> Result<Written, StoreError> {
+        let stored = jobs.iter().map(|job| async {
             match job.replaces {
-                Some(known) => Ok(known),
-                None => self.registry.slice_revision(&job.service, &self.node).await,
+                Some(known) => Ok((known, None)),
+                None => {
+                    let stored = self.registry.stored_slice(&job.service, &self.node).await?;
+                    Ok(match stored {
+                        Some((revision, slice)) => (Some(revision), slice),
+                        None => (None, None),
+                    })
+                }
             }
         });
-        let revisions = try_join_all(revisions).await?;
-        let writes: Vec<SliceWrite> = jobs
-            .iter()
-            .zip(revisions)
-            // What isn't there and shall not be is as it should be.
-            .filter(|(job, replaces)| job.slice.is_some() || replaces.is_some())
-            .map(|(job, replaces)| SliceWrite {
-                service: job.service.clone(),
-                node: self.node.clone(),
-                slice: job.slice.as_deref().cloned(),
-                replaces,
-            })
-            .collect();
-        if writes.is_empty() {
-            return Ok(Outcome::Committed(0));
+        let stored = try_join_all(stored).await?;
+        let mut written = Written {
+            outcome: Outcome::Committed(0),
+            found: HashMap::new(),
+        };
+        let mut writes = Vec::new();
+        for (job, (replaces, slice)) in jobs.iter().zip(stored) {
+            match replaces {
+                // What isn't there and shall not be is as it should be.
+                None if job.slice.is_none() => {}
+                Some(revision) if slice.is_some() && slice.as_ref() == job.slice.as_deref() => {
+                    written.found.insert(job.service.clone(), revision);
+                }
+                replaces => writes.push(SliceWrite {
+                    service: job.service.clone(),
+                    node: self.node.clone(),
+                    slice: job.slice.as_deref().cloned(),
+                    replaces,
+                }),
+            }
         }
-        self.registry.write_slices(&writes).await
+        if !writes.is_empty() {
+            written.outcome = self.registry.write_slices(&writes).await?;
+        }
+        Ok(written)
     }
 
-    fn settle(&self, jobs: Vec<Job>, outcome: Result<Outcome, StoreError>) -> Settled {
-        let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+    fn settle(&self, jobs: Vec<Job>, written: Result<Written, StoreError>) -> Settled {
+        let (outcome, found) = match written {
+            Ok(written) => (Ok(written.outcome), written.found),
+            Err(error) => (Err(error), HashMap::new()),
+        };
+        let count = u64::try_from(jobs.len() - found.len()).unwrap_or(u64::MAX);
         let count_as = |result: &str| {
             self.metrics
                 .slice_writes
@@ -244,7 +269,7 @@ impl Publisher {
         match outcome {
             Ok(Outcome::Committed(revision)) => {
                 count_as("committed");
-                state.book.committed(jobs, revision);
+                state.book.committed(jobs, revision, &found);
                 if let Some((_, since)) = state.failing.take() {
                     let lost = since.age(Timestamp::now());
                     tracing::info!(after = ?lost, "slices are written again");
@@ -282,6 +307,13 @@ impl Publisher {
             }
         }
     }
+}
+
+/// What became of a write.
+struct Written {
+    outcome: Outcome,
+    /// Slices that were there as wished, with their revisions, and needed no write.
+    found: HashMap<ServiceKey, Revision>,
 }
 
 /// Whether the error lies in what was to be written, so that another slice may fare better.

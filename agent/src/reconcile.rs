@@ -5,11 +5,15 @@
 //! - `catalog`: what the catalog says, from its changes or looked at as a whole
 //! - `labelled`: the services that labels make
 //! - `held`: this node's endpoints, from what is desired to what is published
+//! - `recover`: containers that stay unhealthy, and their restarts
+//! - `unowned`: what no living node owns, and that many nodes were lost at once
 //! - `workloads`: what `heddle get workloads` shows, shared with the admin API
 
 mod catalog;
 mod held;
 mod labelled;
+mod recover;
+mod unowned;
 mod workloads;
 
 use std::collections::{BTreeSet, HashMap};
@@ -19,6 +23,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use model::catalog::{Catalog, Change};
 use model::endpoint::Slice;
+use model::event::Event;
+use model::membership::MassExpiry;
 use model::name::{Name, ServiceKey};
 use model::snapshot::{Finding, Snapshot};
 use tokio::sync::broadcast::error::RecvError;
@@ -33,14 +39,12 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::select::NodeFacts;
 use crate::services::ServiceWriter;
-use crate::unowned::Unowned;
+use crate::unowned::{Caretaker, Collector, Unowned};
 use crate::{Inputs, Options, Outputs};
 
 use held::Held;
+use recover::Recoverer;
 pub use workloads::Workloads;
-
-/// How long changes are gathered before unowned endpoints are looked for: a node that is gone changes many services.
-const UNOWNED_DELAY: Duration = Duration::from_millis(10);
 
 /// Locks what is shared; what a panicking holder left behind is still the best there is.
 pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,14 +67,24 @@ pub struct Reconciler {
     changes: broadcast::Receiver<Arc<[Change]>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     findings: mpsc::Sender<Vec<Finding>>,
+    events: mpsc::Sender<Event>,
     /// The newest catalog that was looked at.
     catalog: Catalog,
     workloads: Arc<Mutex<Workloads>>,
     held: HashMap<ServiceKey, Held>,
     seen: Seen,
     checks: Checks,
+    recoverer: Recoverer,
     unowned: Unowned,
     unowned_at: Option<Instant>,
+    collector: Collector,
+    /// When it looks next, since `began`.
+    collect_at: Duration,
+    caretaker: Arc<Caretaker>,
+    /// The mass expiry that was told of.
+    guard: Option<Arc<MassExpiry>>,
+    /// What this task's times are measured from.
+    began: Instant,
     /// Findings on their way.
     pending: Vec<Finding>,
     /// What this node's own data path was told of each service, and what of it is on its way.
@@ -92,6 +106,7 @@ impl Reconciler {
         outputs: Outputs,
         publisher: Arc<Publisher>,
         writer: Arc<ServiceWriter>,
+        caretaker: Arc<Caretaker>,
         metrics: Metrics,
     ) -> Self {
         let facts = NodeFacts {
@@ -110,13 +125,20 @@ impl Reconciler {
             changes: inputs.changes,
             snapshot: inputs.snapshot,
             findings: outputs.findings,
+            events: outputs.events,
             catalog: Catalog::default(),
             workloads: Arc::new(Mutex::new(Workloads::new(facts, writer.clone()))),
             held: HashMap::new(),
             seen,
             checks: Checks::new(options.max_checks, options.seed, metrics.clone()),
-            unowned: Unowned::default(),
+            recoverer: Recoverer::new(),
+            unowned: Unowned::new(options.node.clone()),
             unowned_at: None,
+            collector: Collector::new(options.node.clone(), options.collect),
+            collect_at: Duration::ZERO,
+            caretaker,
+            guard: None,
+            began: Instant::now(),
             pending: Vec::new(),
             own_told: HashMap::new(),
             own_pending: HashMap::new(),
@@ -148,6 +170,7 @@ impl Reconciler {
         let own = self.options.own_slices.clone();
         loop {
             let unowned_at = self.unowned_at;
+            let recover_at = self.recoverer.at;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 count = from_docker.recv_many(&mut messages, 256), if docker_open => {
@@ -175,6 +198,11 @@ impl Reconciler {
                     }
                 }
                 () = sleep_until(unowned_at) => self.follow_unowned(),
+                () = sleep_until(recover_at) => self.recover(),
+                Some(restarted) = self.recoverer.restarts.join_next() => match restarted {
+                    Ok((case, result)) => self.restarted(&case, result),
+                    Err(error) => tracing::error!(%error, "a container's restart was lost"),
+                },
                 _ = rescan.tick() => self.rescan(),
             }
         }
@@ -193,6 +221,7 @@ impl Reconciler {
                 Message::Gone(id) => {
                     self.remove_workload(&WorkloadKey::container(&id), &mut touched, &mut labelled);
                 }
+                Message::Happened(event) => self.tell(event),
                 Message::Listed { unjudged } => {
                     self.seen = Seen::AllBut(unjudged);
                     touched.extend(
@@ -208,6 +237,14 @@ impl Reconciler {
         self.follow_up(touched, labelled);
         for key in put {
             self.complain(&key);
+        }
+    }
+
+    /// Tells what happened on this node. A full channel loses it: history waits for nobody.
+    fn tell(&self, mut event: Event) {
+        event.node.get_or_insert_with(|| self.node.clone());
+        if let Err(error) = self.events.try_send(event) {
+            tracing::debug!(%error, "an event is lost");
         }
     }
 
@@ -248,16 +285,6 @@ impl Reconciler {
                 .with_label_values(&[state])
                 .set(count);
         }
-    }
-
-    fn follow_unowned(&mut self) {
-        self.unowned_at = None;
-        let snapshot = self.snapshot.load();
-        if snapshot.unowned.is_empty() && self.unowned.is_empty() {
-            return;
-        }
-        let withdrawn = self.unowned.follow(&snapshot, &mut self.checks);
-        self.pending.extend(withdrawn);
     }
 
     /// Says once in the log what keeps a workload out that somebody meant to be in.

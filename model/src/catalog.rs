@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rpds::HashTrieMapSync;
 
-use crate::endpoint::{ManualEndpoint, Slice};
+use crate::endpoint::{Findings, ManualEndpoint, Slice};
 use crate::mark::{Mark, MarkTarget};
 use crate::mesh::Mesh;
 use crate::name::{Name, ServiceKey};
@@ -23,6 +23,8 @@ pub enum Change {
     Slice(ServiceKey, Name, Option<Arc<Slice>>),
     /// An endpoint made by hand: its namespace and name.
     Endpoint(ServiceKey, Option<Arc<ManualEndpoint>>),
+    /// What a node found out about a service's endpoints that no node owns.
+    Findings(ServiceKey, Name, Option<Arc<Findings>>),
     /// What a node says of itself.
     Node(Name, Option<Arc<Node>>),
     /// Whether a node is alive.
@@ -59,6 +61,8 @@ pub struct Catalog {
     pub endpoints: HashTrieMapSync<ServiceKey, Arc<ManualEndpoint>>,
     /// The same by service.
     pub endpoints_of: HashTrieMapSync<ServiceKey, Arc<BTreeMap<Name, Arc<ManualEndpoint>>>>,
+    /// What nodes found out about endpoints made by hand: by service, then the node that checks.
+    pub findings: HashTrieMapSync<ServiceKey, Arc<BTreeMap<Name, Arc<Findings>>>>,
     /// All nodes ever seen and not deleted.
     pub nodes: HashTrieMapSync<Name, Arc<Node>>,
     /// The nodes that are alive.
@@ -86,6 +90,9 @@ pub enum Touched {
     Two(ServiceKey, ServiceKey),
     /// All that have endpoints on this node.
     OnNode(Name),
+    /// All that have endpoints on this node, and all whose endpoints no node owns: who checks those depends on which nodes
+    /// are alive and what they can do.
+    Living(Name),
 }
 
 impl Catalog {
@@ -101,9 +108,13 @@ impl Catalog {
                 Touched::One(key)
             }
             Change::Endpoint(name, endpoint) => self.apply_endpoint(name, endpoint),
+            Change::Findings(key, node, findings) => {
+                nested(&mut self.findings, key.clone(), node, findings);
+                Touched::One(key)
+            }
             Change::Node(name, node) => {
                 set(&mut self.nodes, name.clone(), node);
-                Touched::OnNode(name)
+                Touched::Living(name)
             }
             Change::Liveness(name, liveness) => {
                 let was = self.alive.contains_key(&name);
@@ -112,7 +123,7 @@ impl Catalog {
                 if was == is {
                     Touched::None
                 } else {
-                    Touched::OnNode(name)
+                    Touched::Living(name)
                 }
             }
             Change::Vip(ip, service) => self.apply_vip(ip, service),

@@ -227,6 +227,59 @@ impl Slice {
     }
 }
 
+/// What one node found out about the endpoints of a service that no node owns; only nodes that were chosen to check them
+/// publish it ([`crate::snapshot`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Findings {
+    /// Whose endpoints.
+    pub service: ServiceKey,
+    /// The node that checked them.
+    pub node: Name,
+    /// Sorted by workload, port and generation.
+    pub endpoints: Vec<Found>,
+}
+
+impl Findings {
+    /// What was found out about an endpoint.
+    pub fn of(&self, id: &EndpointId) -> Option<&Fact<Health>> {
+        self.endpoints
+            .iter()
+            .find(|found| found.is_of(id))
+            .map(|found| &found.health)
+    }
+}
+
+/// What was found out about one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Found {
+    /// [`Endpoint::workload`].
+    pub workload: Arc<str>,
+    /// [`Endpoint::port`].
+    pub port: Name,
+    /// [`Endpoint::generation`].
+    pub generation: Arc<str>,
+    /// What the checks say.
+    pub health: Fact<Health>,
+}
+
+impl Found {
+    /// What was found out about `id`.
+    pub fn new(id: &EndpointId, health: Fact<Health>) -> Self {
+        Found {
+            workload: id.workload.clone(),
+            port: id.port.clone(),
+            generation: id.generation.clone(),
+            health,
+        }
+    }
+
+    fn is_of(&self, id: &EndpointId) -> bool {
+        self.workload == id.workload && self.port == id.port && self.generation == id.generation
+    }
+}
+
 /// `kind: Endpoint`: an endpoint made by hand, which no node owns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

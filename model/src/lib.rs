@@ -10,8 +10,10 @@
 //!
 //! What is made of them:
 //! * [`catalog`]: the registry's truth at one revision, changed by [`catalog::Change`]s
+//! * [`membership`]: which nodes are believed, and when many that go at once are not taken for gone
 //! * [`snapshot`]: the immutable view that proxy and DNS read, and the pure builder that makes it
 //! * [`rotation`]: the smooth weighted order in which a port's endpoints take turns
+//! * [`rendezvous`]: who does something that only some should do, agreed on without asking
 
 pub mod catalog;
 pub mod endpoint;
@@ -19,10 +21,12 @@ pub mod event;
 pub mod labels;
 pub mod manifest;
 pub mod mark;
+pub mod membership;
 pub mod mesh;
 pub mod name;
 pub mod net;
 pub mod node;
+pub mod rendezvous;
 pub mod rotation;
 pub mod selector;
 pub mod service;

@@ -14,7 +14,8 @@ use crate::endpoint::ManualEndpointSpec;
 use crate::labels::{check_key, check_value};
 use crate::name::{Name, ServiceKey};
 use crate::service::{
-    Balance, HealthCheck, HealthPolicy, Metadata, Protocol, ServiceSpec, UpstreamProtocol,
+    Balance, HealthCheck, HealthPolicy, Metadata, Protocol, Recovery, RecoveryAction, ServiceSpec,
+    UpstreamProtocol,
 };
 use crate::strict::{self, StrictError};
 
@@ -33,7 +34,6 @@ const NOT_BUILT: &[&str] = &[
     "spec.outlier",
     "spec.limits",
     "spec.vips",
-    "spec.recovery",
     "spec.dns",
     "spec.externalName",
     "spec.retries.perTry",
@@ -372,6 +372,9 @@ pub fn check_service(mut spec: ServiceSpec) -> Result<ServiceSpec, FieldError> {
     if let Some(HealthPolicy::Check(check)) = &spec.health {
         check_health("spec.health", check)?;
     }
+    if let Some(recovery) = &spec.recovery {
+        check_recovery(recovery, &spec)?;
+    }
     if spec.timeouts.connect.is_some_and(|t| t.0.is_zero()) {
         return field("spec.timeouts.connect", "must be more than 0s");
     }
@@ -385,6 +388,32 @@ pub fn check_service(mut spec: ServiceSpec) -> Result<ServiceSpec, FieldError> {
         return field("spec.retries.budgetPercent", "a percentage is 0 to 100");
     }
     Ok(spec)
+}
+
+fn check_recovery(recovery: &Recovery, spec: &ServiceSpec) -> Result<(), FieldError> {
+    if recovery.action == RecoveryAction::Unsupported {
+        return field("spec.recovery", "the only action is `restart`");
+    }
+    let seconds = recovery.after().as_secs();
+    if !(1..=86_400).contains(&seconds) {
+        return field("spec.recovery.after", "1s to 24h");
+    }
+    if !(1..=60).contains(&recovery.budget()) {
+        return field("spec.recovery.budget", "1 to 60 restarts an hour");
+    }
+    if spec.selector.is_none() {
+        return field(
+            "spec.recovery",
+            "only containers are restarted, and without a selector the service has none",
+        );
+    }
+    if spec.health == Some(HealthPolicy::Disabled) {
+        return field(
+            "spec.recovery",
+            "with `health: none` nothing is ever found unhealthy",
+        );
+    }
+    Ok(())
 }
 
 /// Validates one health check.

@@ -25,7 +25,7 @@ impl fmt::Display for Clip<'_> {
 
 /// At most `limit` characters of a text, control characters escaped, so that a hostile text can neither
 /// fill a log nor break its lines.
-pub(crate) fn clipped(text: &str, limit: usize) -> String {
+pub fn clipped(text: &str, limit: usize) -> String {
     let mut clipped = String::new();
     let mut rest = text.chars();
     for character in rest.by_ref().take(limit) {

@@ -132,6 +132,44 @@ impl<'de> Deserialize<'de> for IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_index_below_the_size_is_an_address_of_the_network_and_none_above(
+            v4 in any::<bool>(),
+            value in any::<u128>(),
+            prefix in 0u8..=128,
+            at in any::<u128>(),
+        ) {
+            let (ip, prefix) = if v4 {
+                (IpAddr::V4((value as u32).into()), prefix % 33)
+            } else {
+                (IpAddr::V6(value.into()), prefix)
+            };
+            let net = IpNet::new(ip, prefix).unwrap();
+            prop_assert!(net.contains(ip));
+            prop_assert_eq!(net.nth(0), Some(net.addr()));
+            let at = at % net.size();
+            let there = net.nth(at).unwrap();
+            prop_assert!(net.contains(there));
+            prop_assert_eq!(there == net.addr(), at == 0);
+            if net.size() < u128::MAX {
+                prop_assert_eq!(net.nth(net.size()), None);
+            }
+            prop_assert_eq!(net.to_string().parse::<IpNet>().unwrap(), net);
+        }
+    }
+
+    #[test]
+    fn a_network_of_one_address_holds_just_that() {
+        for text in ["192.0.2.7/32", "fd00::7/128"] {
+            let net: IpNet = text.parse().unwrap();
+            assert_eq!(net.size(), 1);
+            assert_eq!(net.nth(0), Some(net.addr()));
+            assert_eq!(net.nth(1), None);
+        }
+    }
 
     #[test]
     fn contains_only_its_own_addresses() {

@@ -8,6 +8,10 @@ use crate::name::Name;
 use crate::net::IpNet;
 use crate::time::Timestamp;
 
+/// The capability of a node that publishes [`crate::endpoint::Findings`] and collects what gone nodes left. Only nodes that
+/// name it are chosen for that: an older one would be chosen and do nothing.
+pub const ORPHANS: &str = "orphans";
+
 /// What a node says of itself; outlives its process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

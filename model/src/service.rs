@@ -1,5 +1,7 @@
 //! Services: a name, a selector, ports and how traffic to them is treated.
 
+mod recovery;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::name::{Name, ServiceKey};
 use crate::selector::Selector;
 use crate::time::Timestamp;
 use crate::units::{Span, StatusRanges};
+
+pub use recovery::{Recovery, RecoveryAction};
 
 /// What every resource carries beside its `spec`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,6 +149,9 @@ pub struct ServiceSpec {
     /// How endpoints are checked; none: Docker's HEALTHCHECK where the image has one, else a TCP connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthPolicy>,
+    /// What is done about a container that stays unhealthy; none: nothing, its endpoints only get no traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Box<Recovery>>,
     /// How long to wait for what.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,

@@ -5,6 +5,8 @@
 //! that outlive a snapshot ([`EndpointLoad`], [`PortLoad`]) are carried over by endpoint id and port name.
 
 mod builder;
+mod make;
+mod ownerless;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -15,11 +17,14 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 pub use builder::{Builder, Finding, Identity};
+pub use ownerless::CHECKERS;
 pub use view::{EndpointLoad, EndpointView, PortLoad, PortView, ServiceView};
 
+use crate::membership::{MassExpiry, Member, NodeState};
 use crate::mesh::Mesh;
 use crate::name::{Name, ServiceKey};
-use crate::node::{Liveness, Node};
+use crate::node::{Liveness, Node, ORPHANS};
+use crate::rendezvous::Candidates;
 
 /// Whether the catalog behind a snapshot is the registry's present truth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +55,7 @@ pub struct Snapshot {
     pub vips: HashTrieMapSync<IpAddr, ServiceKey>,
     /// Headless services, whose endpoints have names and addresses of their own in DNS.
     pub headless: HashTrieSetSync<ServiceKey>,
-    /// Services with endpoints that this node must check itself: made by hand, or of a node that is gone.
+    /// Services with endpoints that this node checks: of a node that is gone, or made by hand and this node's to check.
     pub unowned: HashTrieSetSync<ServiceKey>,
     /// Namespaces that have a service, with how many: DNS tells an empty name from an unknown one by it.
     pub namespaces: HashTrieMapSync<Name, usize>,
@@ -58,6 +63,10 @@ pub struct Snapshot {
     pub nodes: HashTrieMapSync<Name, Arc<Node>>,
     /// The nodes that are alive.
     pub alive: HashTrieMapSync<Name, Arc<Liveness>>,
+    /// What is made of each node.
+    pub members: HashTrieMapSync<Name, Member>,
+    /// The mass expiry that is held now.
+    pub guard: Option<Arc<MassExpiry>>,
 }
 
 impl Snapshot {
@@ -69,6 +78,31 @@ impl Snapshot {
     /// The service that has this virtual IP.
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<ServiceView>> {
         self.services.get(self.vips.get(&vip)?)
+    }
+
+    /// What is made of a node. Where nobody keeps account of that, its liveness key decides.
+    pub fn node_state(&self, node: &Name) -> NodeState {
+        match self.members.get(node) {
+            Some(member) => member.state,
+            None if self.alive.contains_key(node) => NodeState::Alive,
+            None => NodeState::Orphaned,
+        }
+    }
+
+    /// The nodes that can look after what no living node owns: `own`, whose snapshot this is, and all others that are
+    /// alive and know how to.
+    pub fn caretakers(&self, own: &Name) -> Candidates<Name> {
+        let able = |node: &Name| {
+            let known = self.nodes.get(node);
+            known.is_some_and(|node| node.capabilities.iter().any(|c| c == ORPHANS))
+        };
+        let others = self.alive.iter().filter(|(node, liveness)| {
+            liveness.restarting_until.is_none()
+                && able(node)
+                && self.node_state(node) == NodeState::Alive
+        });
+        let own = std::iter::once(own);
+        Candidates::new(own.chain(others.map(|(node, _)| node)).cloned())
     }
 
     /// The port behind a virtual IP and port.

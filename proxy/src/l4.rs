@@ -8,7 +8,7 @@ use crate::accept::reset;
 use crate::connections::{self, Kind, Slot};
 use crate::metrics::Active;
 use crate::options::limits;
-use crate::pick::{self, Tried};
+use crate::pick::{self, Tried, hold_off};
 use crate::relay::{Early, relay};
 use crate::sockets::dial;
 use crate::target::{InFlight, Port, View};
@@ -61,10 +61,16 @@ impl Connection {
             let endpoint = &self.view.endpoints[index];
             let in_flight = InFlight::new(&self.view, index);
             match dial(endpoint.addresses(), self.view.connect_timeout).await {
-                Ok(stream) => return Some((stream, in_flight)),
+                Ok(stream) => {
+                    hold_off::end(endpoint);
+                    return Some((stream, in_flight));
+                }
                 Err(error) => {
                     self.port.stats.connect_failures.add(1);
                     timeouts += u32::from(error.timed_out());
+                    if error.unanswered() {
+                        hold_off::begin(endpoint);
+                    }
                     let error = error.in_words();
                     tracing::debug!(%service, endpoint = %endpoint.id, error, "trying the next endpoint");
                     tried.add(endpoint);

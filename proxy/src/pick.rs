@@ -3,6 +3,7 @@
 //! Pickers keep no state of their own: position and load are atomics of the snapshot's ports and endpoints, shared by
 //! all workers, so that the spread is right for the node as a whole. Chance comes from the position, so a run replays.
 
+pub(crate) mod hold_off;
 mod least_connections;
 mod round_robin;
 #[cfg(test)]
@@ -23,18 +24,31 @@ pub(crate) trait Picker: Sync {
     fn pick(&self, port: &PortView, tried: &Tried) -> Option<usize>;
 }
 
-/// Picks by the port's policy.
+/// Picks by the port's policy; an endpoint that leaves packets unanswered only where there is no other.
 pub(crate) fn pick(port: &PortView, tried: &Tried) -> Option<usize> {
     let picker: &dyn Picker = match port.balance {
         Balance::RoundRobin | Balance::Unsupported => &RoundRobin,
         Balance::LeastConnections => &LeastConnections,
     };
-    picker.pick(port, tried)
+    let first = picker.pick(port, tried)?;
+    if !hold_off::holds(&port.endpoints[first]) {
+        return Some(first);
+    }
+    let mut tried = tried.clone();
+    let mut next = first;
+    loop {
+        tried.add(&port.endpoints[next]);
+        match picker.pick(port, &tried) {
+            None => return Some(first),
+            Some(other) if !hold_off::holds(&port.endpoints[other]) => return Some(other),
+            Some(other) => next = other,
+        }
+    }
 }
 
 /// The endpoints that one request has tried, by [`model::snapshot::EndpointLoad::seq`]. Without an allocation until
 /// one has failed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tried(Vec<u64>);
 
 impl Tried {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 pub use crate::error::SocketError;
-pub(crate) use dial::{DialError, dial};
+pub(crate) use dial::{DialError, dial, unanswered};
 pub use inherited::Inherited;
 
 /// As long as the kernel allows (`net.core.somaxconn` caps it).

@@ -134,6 +134,12 @@ fn write_all(
             line(key, record::encode(&**slice))?;
         }
     }
+    for (key, by_node) in &catalog.findings {
+        for (node, findings) in by_node.iter() {
+            let key = Key::Findings(key.clone(), node.clone());
+            line(key, record::encode(&**findings))?;
+        }
+    }
     for (target, mark) in &catalog.marks {
         line(Key::Mark(target.clone()), record::encode(&**mark))?;
     }

@@ -1,79 +1,48 @@
 //! Following the registry: a listing, then a watch; after a gap a listing again whose deletes are synthesised.
 //!
 //! The follower remembers what it has told (key, revision, a hash of the value), so whatever happens in between, a new
-//! listing becomes exactly the changes that were missed. Losing the registry is told as such and never as emptiness.
+//! listing becomes exactly the changes that were missed. Losing the registry is told as such and never as emptiness. One
+//! server that fails while another answers is not a loss.
+
+mod change;
+mod compare;
+#[cfg(test)]
+mod tests;
+mod update;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use model::catalog::{Change, RegistrationRecord};
+use model::catalog::Change;
 use model::name::ServiceKey;
-use model::service::Metadata;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Registry;
 use crate::layout::{Key, Keys};
-use crate::record::{self, RecordError};
+use crate::metrics::Resync;
+use crate::record;
 use crate::store::{self, Entry, Revision, Store, StoreError, WatchEvent};
 use crate::vips::VipRecord;
-
-/// What the follower tells.
-#[derive(Debug)]
-pub enum Update {
-    /// Changes up to `revision`, which is the present unless more follow.
-    Changes {
-        /// The registry's revision.
-        revision: Revision,
-        /// What came, changed or went.
-        changes: Vec<Change>,
-        /// Records that could not be read: what they were before stays in force.
-        bad: Vec<BadRecord>,
-        /// Keys whose records are no longer bad.
-        mended: Vec<String>,
-    },
-    /// The registry can't be followed at the moment; told once per loss.
-    Lost {
-        /// Why, with all causes.
-        reason: String,
-    },
-}
-
-impl Update {
-    fn has_news(&self) -> bool {
-        match self {
-            Update::Changes {
-                changes,
-                bad,
-                mended,
-                ..
-            } => !(changes.is_empty() && bad.is_empty() && mended.is_empty()),
-            Update::Lost { .. } => true,
-        }
-    }
-}
-
-/// A record that can't be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadRecord {
-    /// Its key.
-    pub key: String,
-    /// Why, with all causes.
-    pub reason: String,
-}
+pub use change::change;
+use change::removal;
+use compare::{Comparison, Step, compared};
+use update::News;
+pub use update::{BadRecord, Update};
 
 /// How the follower behaves.
 #[derive(Clone, Debug)]
 pub struct FollowOptions {
-    /// How often everything is compared with a fresh listing, in case an event was lost.
+    /// How often everything is compared with a fresh listing, beside the watch, in case an event was lost; a tenth more or
+    /// less, so that nodes don't do so together.
     pub resync: Duration,
     /// The first pause after a failure; doubled up to `max_backoff`.
     pub min_backoff: Duration,
-    /// The longest pause after failures: how late a returning registry is noticed at most.
+    /// The longest pause after failures: how late a returning registry is noticed at most. A watch that lived for as long
+    /// is made again at once when it breaks, before the registry counts as lost.
     pub max_backoff: Duration,
 }
 
@@ -101,9 +70,14 @@ pub struct Follower {
     options: FollowOptions,
     told: HashMap<String, Told>,
     hasher: RandomState,
+    /// All up to here was told.
     revision: Revision,
-    /// When a listing is due; `None`: at once.
-    resync_at: Option<Instant>,
+    /// Why everything has to be listed before watching goes on.
+    due: Option<Resync>,
+    /// When everything is compared beside the watch.
+    compare_at: Instant,
+    /// Since when the watch that runs, or ran last, was there.
+    watching: Option<Instant>,
     lost: bool,
 }
 
@@ -116,7 +90,9 @@ impl Follower {
             told: HashMap::new(),
             hasher: RandomState::new(),
             revision: 0,
-            resync_at: None,
+            due: Some(Resync::Start),
+            compare_at: Instant::now(),
+            watching: None,
             lost: false,
         }
     }
@@ -124,11 +100,11 @@ impl Follower {
     /// Takes the entries of a saved catalog as told, so that the first listing also yields the deletes of what has gone
     /// since. Returns their changes.
     pub fn seed(&mut self, entries: Vec<Entry>) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let mut news = News::default();
         for entry in entries {
-            self.take(&entry, &mut changes, &mut Vec::new(), &mut Vec::new());
+            self.take(&entry, &mut news);
         }
-        changes
+        news.changes
     }
 
     /// Follows until shutdown, or until nobody listens any more.
@@ -137,15 +113,23 @@ impl Follower {
         loop {
             let ended = tokio::select! {
                 () = shutdown.cancelled() => return,
-                ended = self.list_and_watch(&out, &mut backoff) => ended,
+                ended = self.list_and_watch(&out) => ended,
             };
             let error = match ended {
-                Ok(Ended::Resync) => continue,
+                Ok(Ended::Gap) => continue,
                 Ok(Ended::Unheard) => return,
                 Err(error) => error,
             };
+            let lived = self.watching.take().map(|since| since.elapsed());
+            if lived.is_some_and(|lived| lived >= self.options.max_backoff) {
+                // That one server failed is no loss while another answers: the next try tells.
+                tracing::info!(reason = %chain(&error), "registry watch broke; watching again");
+                backoff = self.options.min_backoff;
+                continue;
+            }
             if !self.lost {
                 self.lost = true;
+                self.registry.metrics().lost();
                 let reason = chain(&error);
                 tracing::warn!(%reason, "registry lost; serving on from the last snapshot");
                 if out.send(Update::Lost { reason }).await.is_err() {
@@ -161,72 +145,80 @@ impl Follower {
     }
 
     /// Lists where that is needed, then watches, until something ends it. After an outage the watch resumes from the
-    /// revision it had; only a gap in the history, or the time for a comparison, calls for a listing.
-    async fn list_and_watch(
-        &mut self,
-        out: &mpsc::Sender<Update>,
-        backoff: &mut Duration,
-    ) -> Result<Ended, StoreError> {
+    /// revision it had; only a gap in the history calls for a listing.
+    async fn list_and_watch(&mut self, out: &mpsc::Sender<Update>) -> Result<Ended, StoreError> {
         let store = self.registry.store().clone();
         let root = self.registry.keys().root().to_owned();
-        let resync = match self.resync_at.filter(|at| *at > Instant::now()) {
-            Some(at) => at,
-            None => {
-                let (listed, update) = self.compare(&*store, &root).await;
-                // An update says that the registry is heard. A listing that broke off is told only for what it gave, and
-                // its loss is told again after it.
-                let told = listed.is_ok() || update.has_news();
-                if told {
-                    self.lost &= listed.is_ok();
-                    if out.send(update).await.is_err() {
-                        return Ok(Ended::Unheard);
-                    }
+        if let Some(cause) = self.due {
+            let (listed, update) = self.list(&*store, &root, cause).await;
+            // An update says that the registry is heard. A listing that broke off is told only for what it gave, and
+            // its loss is told again after it.
+            if listed.is_ok() || update.has_news() {
+                if listed.is_ok() {
+                    self.heard();
+                } else {
+                    self.lost = false;
                 }
-                match listed {
-                    Err(StoreError::Compacted { .. }) => return Ok(self.gap()),
-                    other => other?,
+                if out.send(update).await.is_err() {
+                    return Ok(Ended::Unheard);
                 }
-                let at = Instant::now() + self.options.resync;
-                self.resync_at = Some(at);
-                self.heard(backoff);
-                at
             }
-        };
+            match listed {
+                Err(StoreError::Compacted { .. }) => return Ok(self.gap(cause)),
+                other => other?,
+            }
+        }
         let mut watch = match store.watch(&root, self.revision).await {
-            Err(StoreError::Compacted { .. }) => return Ok(self.gap()),
+            Err(StoreError::Compacted { .. }) => return Ok(self.gap(Resync::Compacted)),
+            Err(error @ StoreError::Restored { .. }) => return Ok(self.restored(&error)),
             other => other?,
         };
-        if self.heard(backoff) {
-            let update = self.changed(self.revision, Vec::new());
+        self.watching = Some(Instant::now());
+        if self.heard() {
+            let update = News::default().told(self.revision);
             if out.send(update).await.is_err() {
                 return Ok(Ended::Unheard);
             }
         }
+        let mut comparison: Option<Comparison> = None;
         loop {
-            let event = tokio::select! {
-                () = tokio::time::sleep_until(resync) => return Ok(Ended::Resync),
-                event = watch.next() => event,
-            };
-            match event {
-                Ok(WatchEvent::Changes { revision, changes }) => {
-                    self.revision = revision;
-                    let update = self.changed(revision, changes);
-                    if out.send(update).await.is_err() {
-                        return Ok(Ended::Unheard);
+            let update = tokio::select! {
+                // The watch first: what it tells need not be found by comparing.
+                biased;
+                event = watch.next() => match event {
+                    Ok(WatchEvent::Changes { revision, changes }) => {
+                        if let Some(comparison) = &mut comparison {
+                            comparison.overtaken_by(&changes);
+                        }
+                        self.changed(revision, changes)
                     }
+                    Ok(WatchEvent::Progress { revision }) => {
+                        self.revision = self.revision.max(revision);
+                        continue;
+                    }
+                    Err(StoreError::Compacted { .. }) => return Ok(self.gap(Resync::Compacted)),
+                    Err(error @ StoreError::Restored { .. }) => return Ok(self.restored(&error)),
+                    Err(error) => return Err(error),
+                },
+                step = compared(&mut comparison) => match self.compare(&mut comparison, step) {
+                    Ok(update) => update,
+                    Err(error) => return Ok(self.restored(&error)),
+                },
+                () = tokio::time::sleep_until(self.compare_at), if comparison.is_none() => {
+                    self.registry.metrics().resynced(Resync::Periodic);
+                    let known = self.told.keys().cloned().collect();
+                    comparison = Some(Comparison::start(store.clone(), root.clone(), known, self.revision));
+                    continue;
                 }
-                Ok(WatchEvent::Progress { revision }) => {
-                    self.revision = self.revision.max(revision);
-                }
-                Err(StoreError::Compacted { .. }) => return Ok(self.gap()),
-                Err(error) => return Err(error),
+            };
+            if update.has_news() && out.send(update).await.is_err() {
+                return Ok(Ended::Unheard);
             }
         }
     }
 
     /// The registry answered; whether it was lost before.
-    fn heard(&mut self, backoff: &mut Duration) -> bool {
-        *backoff = self.options.min_backoff;
+    fn heard(&mut self) -> bool {
         let was_lost = std::mem::replace(&mut self.lost, false);
         if was_lost {
             tracing::info!(revision = self.revision, "registry is back");
@@ -234,66 +226,141 @@ impl Follower {
         was_lost
     }
 
-    /// The history after our revision is gone: everything has to be listed again.
-    fn gap(&mut self) -> Ended {
+    /// What was missed can only be found by listing everything.
+    fn gap(&mut self, cause: Resync) -> Ended {
         tracing::info!(
             revision = self.revision,
-            "history compacted past us; listing again"
+            ?cause,
+            "history is gone; listing again"
         );
-        self.resync_at = None;
-        Ended::Resync
+        self.due = Some(cause);
+        Ended::Gap
     }
 
-    /// What a fresh listing says beyond what was told. One that breaks off has told what it gave so far, and no deletes:
+    /// The registry stands at another history: nothing that was known of revisions holds.
+    fn restored(&mut self, error: &StoreError) -> Ended {
+        tracing::warn!(was = self.revision, reason = %chain(error), "listing everything again");
+        self.due = Some(Resync::WentBackwards);
+        Ended::Gap
+    }
+
+    /// When to compare next, spread out so that nodes which started together don't list together.
+    fn compare_later(&mut self) {
+        let spread = self.options.resync / 5;
+        let share = self.hasher.hash_one(Instant::now()) % 1000;
+        let share = u32::try_from(share).unwrap_or(0);
+        self.compare_at = Instant::now() + self.options.resync - spread / 2 + spread / 1000 * share;
+    }
+
+    /// Lists everything, and tells what was missed. One that breaks off has told what it gave so far, and no deletes:
     /// what was not seen yet is not gone.
-    async fn compare(&mut self, store: &dyn Store, root: &str) -> (Result<(), StoreError>, Update) {
-        let (mut changes, mut bad, mut mended) = (Vec::new(), Vec::new(), Vec::new());
+    async fn list(
+        &mut self,
+        store: &dyn Store,
+        root: &str,
+        mut cause: Resync,
+    ) -> (Result<(), StoreError>, Update) {
+        let mut news = News::default();
         let mut gone: HashSet<String> = self.told.keys().cloned().collect();
         let mut take = |entries: Vec<Entry>| {
             for entry in entries {
                 gone.remove(&entry.key);
-                self.take(&entry, &mut changes, &mut bad, &mut mended);
+                self.take(&entry, &mut news);
             }
         };
         let listed = store.list_pages(root, &mut take).await;
         let listed = listed.map(|revision| {
+            if revision < self.revision {
+                cause = Resync::WentBackwards;
+            }
             self.revision = revision;
+            self.due = None;
+            self.compare_later();
+            self.registry.metrics().resynced(cause);
+            if cause == Resync::WentBackwards {
+                // Before the update, so that whoever acts on it knows.
+                self.registry.begin_history();
+            }
             for key in gone {
-                self.forget(&key, &mut changes, &mut mended);
+                self.forget(&key, &mut news);
             }
         });
-        let update = Update::Changes {
-            revision: self.revision,
-            changes,
-            bad,
-            mended,
+        (listed, news.told(self.revision))
+    }
+
+    /// A step of the periodic comparison. An error says that the registry was restored.
+    fn compare(
+        &mut self,
+        comparison: &mut Option<Comparison>,
+        step: Step,
+    ) -> Result<Update, StoreError> {
+        let mut news = News::default();
+        let Some(running) = comparison.as_mut() else {
+            return Ok(news.told(self.revision));
         };
-        (listed, update)
+        match step {
+            Step::Page(entries) => {
+                for entry in entries {
+                    if running.is_present(&entry) && !self.is_newer(&entry.key, entry.mod_revision)
+                    {
+                        self.take(&entry, &mut news);
+                    }
+                }
+            }
+            Step::Ended(Ok(revision)) => {
+                if revision < running.revision_before {
+                    return Err(StoreError::Restored { revision });
+                }
+                for key in running.missing() {
+                    if !self.is_newer(&key, revision) {
+                        self.forget(&key, &mut news);
+                    }
+                }
+                *comparison = None;
+                self.compare_later();
+                // Everything up to the listing's revision is told: the watch need not tell it again.
+                self.revision = self.revision.max(revision);
+            }
+            Step::Ended(Err(error)) => {
+                tracing::debug!(reason = %chain(&error), "comparison with the registry broke off");
+                *comparison = None;
+                self.compare_later();
+            }
+        }
+        let found = news.changes.len() + news.bad.len();
+        if found > 0 {
+            tracing::warn!(
+                keys = found,
+                "comparison with the registry found changes that the watch had not told"
+            );
+            self.registry.metrics().heal(found);
+        }
+        Ok(news.told(self.revision))
+    }
+
+    /// Whether something newer than `revision` was told of a key.
+    fn is_newer(&self, key: &str, revision: Revision) -> bool {
+        self.told
+            .get(key)
+            .is_some_and(|told| told.mod_revision > revision)
     }
 
     fn changed(&mut self, revision: Revision, events: Vec<store::Change>) -> Update {
-        let (mut changes, mut bad, mut mended) = (Vec::new(), Vec::new(), Vec::new());
-        for event in events {
-            match event {
-                store::Change::Put(entry) => self.take(&entry, &mut changes, &mut bad, &mut mended),
-                store::Change::Delete { key, .. } => self.forget(&key, &mut changes, &mut mended),
+        let mut news = News::default();
+        // What a comparison has told already is not told again.
+        if revision > self.revision {
+            self.revision = revision;
+            for event in events {
+                match event {
+                    store::Change::Put(entry) => self.take(&entry, &mut news),
+                    store::Change::Delete { key, .. } => self.forget(&key, &mut news),
+                }
             }
         }
-        Update::Changes {
-            revision,
-            changes,
-            bad,
-            mended,
-        }
+        news.told(self.revision)
     }
 
-    fn take(
-        &mut self,
-        entry: &Entry,
-        changes: &mut Vec<Change>,
-        bad: &mut Vec<BadRecord>,
-        mended: &mut Vec<String>,
-    ) {
+    fn take(&mut self, entry: &Entry, news: &mut News) {
         let mut told = Told {
             mod_revision: entry.mod_revision,
             hash: self.hasher.hash_one(&entry.value),
@@ -305,16 +372,16 @@ impl Follower {
         }
         match change(self.registry.keys(), entry) {
             Ok(Some(change)) => {
-                changes.push(change);
+                news.changes.push(change);
                 if before.is_some_and(|b| b.bad) {
-                    mended.push(entry.key.clone());
+                    news.mended.push(entry.key.clone());
                 }
             }
             Ok(None) => return,
             Err(error) => {
                 let reason = chain(&error);
                 tracing::warn!(key = entry.key, %reason, "bad record in the registry; what it was before stays in force");
-                bad.push(BadRecord {
+                news.bad.push(BadRecord {
                     key: entry.key.clone(),
                     reason,
                 });
@@ -324,97 +391,25 @@ impl Follower {
         self.told.insert(entry.key.clone(), told);
     }
 
-    fn forget(&mut self, key: &str, changes: &mut Vec<Change>, mended: &mut Vec<String>) {
+    fn forget(&mut self, key: &str, news: &mut News) {
         let Some(told) = self.told.remove(key) else {
             return;
         };
         if told.bad {
-            mended.push(key.to_owned());
+            news.mended.push(key.to_owned());
         }
         if let Some(key) = self.registry.keys().parse(key) {
-            changes.push(removal(key));
+            if let Key::Node(node) | Key::Liveness(node) = &key {
+                self.registry.went(node);
+            }
+            news.changes.push(removal(key));
         }
     }
 }
 
 enum Ended {
-    Resync,
+    Gap,
     Unheard,
-}
-
-/// The change that an entry stands for; `None` for a key that is not of this layout.
-pub fn change(keys: &Keys, entry: &Entry) -> Result<Option<Change>, RecordError> {
-    let Some(key) = keys.parse(&entry.key) else {
-        return Ok(None);
-    };
-    let bytes = &entry.value;
-    Ok(Some(match key {
-        Key::Mesh => Change::Mesh(Some(Arc::new(record::decode(bytes)?))),
-        Key::Service(key) => {
-            let mut service: model::Service = record::decode(bytes)?;
-            check(&service.key(), &key)?;
-            stamp(&mut service.metadata, entry);
-            Change::Service(key, Some(Arc::new(service)))
-        }
-        Key::Endpoint(key) => {
-            let mut endpoint: model::endpoint::ManualEndpoint = record::decode(bytes)?;
-            check(&endpoint.metadata.key(), &key)?;
-            stamp(&mut endpoint.metadata, entry);
-            Change::Endpoint(key, Some(Arc::new(endpoint)))
-        }
-        Key::Vip(ip) => Change::Vip(ip, Some(record::decode::<VipRecord>(bytes)?.service)),
-        Key::Slice(key, node) => {
-            let mut slice: model::Slice = record::decode(bytes)?;
-            slice.share_texts();
-            check(&slice.service, &key)?;
-            check(&slice.node, &node)?;
-            Change::Slice(key, node, Some(Arc::new(slice)))
-        }
-        Key::Node(name) => {
-            let node: model::Node = record::decode(bytes)?;
-            check(&node.name, &name)?;
-            Change::Node(name, Some(Arc::new(node)))
-        }
-        Key::Liveness(name) => Change::Liveness(name, Some(Arc::new(record::decode(bytes)?))),
-        Key::Mark(target) => Change::Mark(target, Some(Arc::new(record::decode(bytes)?))),
-        Key::Registration(node, id) => {
-            let record = RegistrationRecord {
-                registration: record::decode(bytes)?,
-                create_revision: entry.create_revision,
-            };
-            check(&record.registration.id, &id)?;
-            Change::Registration(node, id, Some(Arc::new(record)))
-        }
-    }))
-}
-
-fn removal(key: Key) -> Change {
-    match key {
-        Key::Mesh => Change::Mesh(None),
-        Key::Service(key) => Change::Service(key, None),
-        Key::Endpoint(key) => Change::Endpoint(key, None),
-        Key::Vip(ip) => Change::Vip(ip, None),
-        Key::Slice(key, node) => Change::Slice(key, node, None),
-        Key::Node(name) => Change::Node(name, None),
-        Key::Liveness(name) => Change::Liveness(name, None),
-        Key::Mark(target) => Change::Mark(target, None),
-        Key::Registration(node, id) => Change::Registration(node, id, None),
-    }
-}
-
-/// `resourceVersion` is the store's, never the record's own.
-fn stamp(metadata: &mut Metadata, entry: &Entry) {
-    metadata.resource_version = Some(entry.mod_revision);
-}
-
-fn check<T: PartialEq + std::fmt::Display>(found: &T, key: &T) -> Result<(), RecordError> {
-    if found == key {
-        Ok(())
-    } else {
-        Err(RecordError::Mismatch {
-            found: found.to_string(),
-        })
-    }
 }
 
 /// An error and all its causes in one line.

@@ -80,7 +80,10 @@ impl Registry {
     }
 
     /// Writes what the node says of itself, unless the registry has just that.
+    ///
+    /// From then on [`Registry::keep_alive`] puts it back where it goes missing.
     pub async fn put_node(&self, node: &Node) -> Result<(), RegistryError> {
+        self.set_own(node);
         let path = self.keys().path(&Key::Node(node.name.clone()));
         let txn = match self.store().get(&path).await? {
             None => Txn::create(path, record::encode(node)),
@@ -111,16 +114,26 @@ impl Registry {
         ttl: Duration,
     ) -> Result<Lease, StoreError> {
         let lease = self.store().lease(ttl).await?;
+        self.put_liveness_under(liveness, &lease).await?;
+        Ok(lease)
+    }
+
+    async fn put_liveness_under(
+        &self,
+        liveness: &Liveness,
+        lease: &Lease,
+    ) -> Result<(), StoreError> {
         let op = Op::Put {
             key: self.keys().path(&Key::Liveness(liveness.node.clone())),
             value: record::encode(liveness).into(),
             lease: Some(lease.id()),
         };
         self.store().commit(Txn::new().then(op)).await?;
-        Ok(lease)
+        Ok(())
     }
 
     /// Keeps the node alive until shutdown: a lost lease is replaced, an unreachable registry tried again with back-off.
+    /// What somebody removed of the node's record and liveness, or what a restored backup lacks, is put back.
     ///
     /// At shutdown the node is marked as restarting for `grace` (60 s), within which its slices are believed.
     pub async fn keep_alive(
@@ -147,6 +160,7 @@ impl Registry {
                     backoff = Duration::from_millis(100);
                     tokio::select! {
                         () = lease.lost().cancelled() => tracing::warn!("this node's lease was lost; taking a new one"),
+                        () = self.put_back(&liveness, &lease) => {}
                         () = shutdown.cancelled() => {
                             self.leave(&mut liveness, grace, lease).await;
                             return;
@@ -162,6 +176,32 @@ impl Registry {
                     backoff = (backoff * 2).min(Duration::from_secs(2));
                 }
             }
+        }
+    }
+
+    /// Puts back what goes missing of what this node says of itself. Ends only when its lease is of no use any more.
+    async fn put_back(&self, liveness: &Liveness, lease: &Lease) {
+        loop {
+            self.shared.own_gone.notified().await;
+            let mut backoff = Duration::from_millis(100);
+            loop {
+                let put = async {
+                    if let Some(node) = self.own() {
+                        self.put_node(&node).await?;
+                    }
+                    Ok(self.put_liveness_under(liveness, lease).await?)
+                };
+                match put.await {
+                    Ok(()) => break,
+                    Err(RegistryError::Store(StoreError::LeaseNotFound { .. })) => return,
+                    Err(error) => {
+                        tracing::debug!(reason = %chain(&error), "can't put this node's record back yet");
+                    }
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(Duration::from_secs(2));
+            }
+            tracing::info!("this node's record and liveness were put back");
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `endpoints/<namespace>/<name>` | [`model::endpoint::ManualEndpoint`] | users |
 //! | `vips/<ip>` | [`crate::vips::VipRecord`] | whoever writes the service, in the same transaction |
 //! | `slices/<namespace>/<service>/<node>` | [`model::Slice`] | the node |
+//! | `findings/<namespace>/<service>/<node>` | [`model::endpoint::Findings`] | the node that checks |
 //! | `nodes/<node>` | [`model::Node`] | the node |
 //! | `liveness/<node>` | [`model::Liveness`] | the node, under its lease |
 //! | `marks/…` | [`model::Mark`] | operators |
@@ -40,6 +41,8 @@ pub enum Key {
     Vip(IpAddr),
     /// A node's endpoints of a service.
     Slice(ServiceKey, Name),
+    /// What a node found out about a service's endpoints that no node owns.
+    Findings(ServiceKey, Name),
     /// What a node says of itself.
     Node(Name),
     /// Whether a node is alive.
@@ -72,6 +75,7 @@ impl Keys {
             Key::Endpoint(k) => format!("{root}endpoints/{k}"),
             Key::Vip(ip) => format!("{root}vips/{ip}"),
             Key::Slice(k, node) => format!("{root}slices/{k}/{node}"),
+            Key::Findings(k, node) => format!("{root}findings/{k}/{node}"),
             Key::Node(node) => format!("{root}nodes/{node}"),
             Key::Liveness(node) => format!("{root}liveness/{node}"),
             Key::Mark(MarkTarget::Node { name }) => format!("{root}marks/node/{name}"),
@@ -106,6 +110,7 @@ impl Keys {
             ("endpoints", [ns, n]) => Key::Endpoint(service(ns, n)?),
             ("vips", [ip]) => Key::Vip(ip.parse().ok()?),
             ("slices", [ns, n, node]) => Key::Slice(service(ns, n)?, name(node)?),
+            ("findings", [ns, n, node]) => Key::Findings(service(ns, n)?, name(node)?),
             ("nodes", [node]) => Key::Node(name(node)?),
             ("liveness", [node]) => Key::Liveness(name(node)?),
             ("marks", ["node", node]) => Key::Mark(MarkTarget::Node { name: name(node)? }),
@@ -143,6 +148,10 @@ mod tests {
             ),
             (Key::Slice(web(), n("n1")), "/heddle/v1/slices/shop/web/n1"),
             (Key::Node(n("n1")), "/heddle/v1/nodes/n1"),
+            (
+                Key::Findings(web(), n("n1")),
+                "/heddle/v1/findings/shop/web/n1",
+            ),
             (Key::Liveness(n("n1")), "/heddle/v1/liveness/n1"),
             (
                 Key::Mark(MarkTarget::Endpoint {

@@ -1,5 +1,8 @@
-//! What nodes and operators write: slices, marks and registrations.
+//! What nodes and operators write: slices, findings, marks and registrations; and what nodes collect of others that are gone.
 
+use std::sync::Arc;
+
+use model::endpoint::Findings;
 use model::name::Name;
 use model::workload::Registration;
 use model::{Mark, MarkTarget, ServiceKey, Slice};
@@ -21,19 +24,120 @@ pub struct SliceWrite {
     pub replaces: Option<Revision>,
 }
 
+/// Something that a node left in the registry, as it was when it was judged to be of no use any more.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Orphan {
+    /// Its endpoints of a service.
+    Slice(Arc<Slice>),
+    /// What it found out about a service's endpoints that no node owns.
+    Findings(Arc<Findings>),
+}
+
+impl Orphan {
+    /// The node that left it.
+    pub fn node(&self) -> &Name {
+        match self {
+            Orphan::Slice(slice) => &slice.node,
+            Orphan::Findings(findings) => &findings.node,
+        }
+    }
+
+    /// The service that it is about.
+    pub fn service(&self) -> &ServiceKey {
+        match self {
+            Orphan::Slice(slice) => &slice.service,
+            Orphan::Findings(findings) => &findings.service,
+        }
+    }
+
+    fn key(&self) -> Key {
+        let (service, node) = (self.service().clone(), self.node().clone());
+        match self {
+            Orphan::Slice(_) => Key::Slice(service, node),
+            Orphan::Findings(_) => Key::Findings(service, node),
+        }
+    }
+
+    fn is_still(&self, bytes: &[u8]) -> bool {
+        match self {
+            Orphan::Slice(slice) => record::decode::<Slice>(bytes).is_ok_and(|now| now == **slice),
+            Orphan::Findings(findings) => {
+                record::decode::<Findings>(bytes).is_ok_and(|now| now == **findings)
+            }
+        }
+    }
+}
+
 impl Registry {
-    /// The revision of a slice's record, for the first write after a start.
-    pub async fn slice_revision(
+    /// Removes what a node left, unless it was changed since it was judged or the node is alive; whether it was removed.
+    pub async fn collect(&self, orphan: &Orphan) -> Result<bool, StoreError> {
+        let path = self.keys().path(&orphan.key());
+        let Some(entry) = self.store().get(&path).await? else {
+            return Ok(false);
+        };
+        if !orphan.is_still(&entry.value) {
+            return Ok(false);
+        }
+        let liveness = self.keys().path(&Key::Liveness(orphan.node().clone()));
+        let txn = Txn::remove(path, entry.mod_revision).when(Compare::Absent(liveness));
+        let outcome = self.store().commit(txn).await?;
+        Ok(matches!(outcome, Outcome::Committed(_)))
+    }
+
+    /// Writes what a node found out about endpoints that no node owns, all or none; `None` removes a record. What the
+    /// registry has already is not written again. At most [`crate::store::Limits::max_ops_per_txn`] of them.
+    pub async fn write_findings(
+        &self,
+        node: &Name,
+        wishes: &[(ServiceKey, Option<Findings>)],
+    ) -> Result<Outcome, StoreError> {
+        let mut txn = Txn::new();
+        for (service, wish) in wishes {
+            let key = Key::Findings(service.clone(), node.clone());
+            let path = self.keys().path(&key);
+            let there = self.store().get(&path).await?;
+            let is_so = match (&there, wish) {
+                (None, None) => true,
+                (Some(entry), Some(wish)) => {
+                    record::decode::<Findings>(&entry.value).is_ok_and(|now| now == *wish)
+                }
+                _ => false,
+            };
+            if is_so {
+                continue;
+            }
+            txn.compares.push(match &there {
+                Some(entry) => Compare::Unchanged {
+                    key: path.clone(),
+                    mod_revision: entry.mod_revision,
+                },
+                None => Compare::Absent(path.clone()),
+            });
+            txn.ops.push(match (wish, &there) {
+                (None, _) => Op::delete(path),
+                (Some(wish), Some(entry)) => {
+                    let bytes = record::rewrite(&entry.value, wish);
+                    Op::put(path, bytes.unwrap_or_else(|_| record::encode(wish)))
+                }
+                (Some(wish), None) => Op::put(path, record::encode(wish)),
+            });
+        }
+        if txn.ops.is_empty() {
+            return Ok(Outcome::Committed(0));
+        }
+        self.store().commit(txn).await
+    }
+
+    /// A slice's record with its revision, before the first write after a start. One that can't be read is none, but has a
+    /// revision all the same.
+    pub async fn stored_slice(
         &self,
         service: &ServiceKey,
         node: &Name,
-    ) -> Result<Option<Revision>, StoreError> {
+    ) -> Result<Option<(Revision, Option<Slice>)>, StoreError> {
         let path = self.keys().path(&Key::Slice(service.clone(), node.clone()));
-        Ok(self
-            .store()
-            .get(&path)
-            .await?
-            .map(|entry| entry.mod_revision))
+        let entry = self.store().get(&path).await?;
+        Ok(entry.map(|entry| (entry.mod_revision, record::decode(&entry.value).ok())))
     }
 
     /// Writes slices, all or none; at most [`crate::store::Limits::max_ops_per_txn`] of them.

@@ -67,6 +67,11 @@ pub fn rewrite<T: Serialize + DeserializeOwned>(
     Ok(to_bytes(new))
 }
 
+/// Takes the format's version off a record that has been decoded.
+pub(crate) fn strip_version(object: &mut Map<String, Value>) {
+    object.remove(FIELD);
+}
+
 fn to_object<T: Serialize>(record: &T) -> Map<String, Value> {
     match serde_json::to_value(record) {
         Ok(Value::Object(object)) => object,

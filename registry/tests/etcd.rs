@@ -100,10 +100,7 @@ async fn connecting_does_not_wait_for_etcd() {
 async fn endpoints_that_cannot_work_are_named() {
     for (endpoints, named) in [
         (vec![], "[]"),
-        (
-            vec!["https://127.0.0.1:2379".to_owned()],
-            "https://127.0.0.1:2379",
-        ),
+        (vec!["ftp://127.0.0.1:2379".to_owned()], "ftp://127.0.0.1"),
         (vec!["http://[::1".to_owned()], "http://[::1"),
     ] {
         let error = EtcdStore::connect(EtcdOptions::new(endpoints))

@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::endpoint::State as EndpointState;
-use model::snapshot::Freshness;
-use model::{ServiceKey, Timestamp};
+use model::membership::NodeState;
+use model::snapshot::{Freshness, Snapshot};
+use model::{Name, ServiceKey, Timestamp};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
@@ -43,6 +44,29 @@ const ENDPOINTS: (&str, &str) = (
     "heddle_endpoints",
     "Endpoints by state, as this node sees them; states that a service has none in are left out, but for ready.",
 );
+
+const NODES: (&str, &str) = ("heddle_nodes", "Nodes by what is made of them.");
+
+fn nodes(snapshot: &Snapshot) -> Vec<Metric> {
+    let count = |state: NodeState| {
+        let known = snapshot.nodes.keys();
+        known.filter(|n| snapshot.node_state(n) == state).count()
+    };
+    NodeState::ALL
+        .map(|state| metric(&[("state", state.as_str())], count(state) as f64))
+        .to_vec()
+}
+
+fn orphaned_endpoints(snapshot: &Snapshot) -> usize {
+    let gone = |node: &Name| snapshot.node_state(node) == NodeState::Orphaned;
+    snapshot
+        .services
+        .values()
+        .flat_map(|view| &view.ports)
+        .flat_map(|port| &port.endpoints)
+        .filter(|endpoint| endpoint.node.as_ref().is_some_and(gone))
+        .count()
+}
 
 impl Core {
     /// Metrics of this node's feed.
@@ -94,6 +118,7 @@ impl Collector for Core {
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = self.feed.snapshot.load_full();
         let mut endpoints = Vec::new();
+        let orphaned = orphaned_endpoints(&snapshot);
         for view in snapshot.sorted() {
             let ServiceKey { namespace, name } = &view.key;
             for state in EndpointState::ALL {
@@ -146,6 +171,17 @@ impl Collector for Core {
             family(
                 build,
                 vec![metric(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+            ),
+            family(NODES, nodes(&snapshot)),
+            one(
+                "heddle_mass_expiry_held",
+                "1 while many nodes that were lost at once are held, else 0.",
+                f64::from(u8::from(snapshot.guard.is_some())),
+            ),
+            one(
+                "heddle_orphaned_endpoints",
+                "Endpoints of nodes that are gone, which this node checks for itself where it can.",
+                orphaned as f64,
             ),
             one(
                 "heddle_services",

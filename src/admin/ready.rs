@@ -57,6 +57,9 @@ pub fn readiness(context: &Context) -> Readiness {
         let seconds = since.age(now).as_secs();
         reasons.push(format!("registry lost for {seconds} s: {reason}"));
     }
+    if let Some(guard) = &snapshot.guard {
+        reasons.push(guard.to_string());
+    }
     for bad in &status.bad {
         reasons.push(format!("bad record {}: {}", bad.key, bad.reason));
     }

@@ -9,10 +9,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::endpoint::{Fact, Health, Lifecycle, State as EndpointState};
+use model::membership::NodeState;
 use model::service::{ManagedBy, Metadata, ServiceSpec};
 use model::snapshot::{EndpointView, PortView, ServiceView, Snapshot};
 use model::workload::{Registration, WorkloadReport};
-use model::{Mesh, Name, ServiceKey, Timestamp};
+use model::{Catalog, Mark, MarkTarget, Mesh, Name, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, Context, Filtered, Shared, watch};
@@ -113,6 +114,9 @@ pub struct EndpointItem {
     pub health: Fact<Health>,
     /// What the runtime says.
     pub lifecycle: Fact<Lifecycle>,
+    /// What an operator drained that takes this endpoint out: itself, its workload or its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Mark>,
     /// Requests or connections in flight from this node.
     pub in_flight: u32,
 }
@@ -130,11 +134,17 @@ pub struct NodeItem {
     pub zone: Option<String>,
     /// The version it runs.
     pub version: String,
-    /// `ready`, `restarting`, `drained` or `lost`.
+    /// `alive`, or `drained` where an operator took it out; `restarting`, `held` or `orphaned`.
     pub status: String,
+    /// Since when, as this node saw it; none: it has not looked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// Since when it is alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alive_since: Option<Timestamp>,
+    /// Who drained it, since when and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Mark>,
     /// How many services have endpoints on it.
     pub services: usize,
 }
@@ -190,7 +200,29 @@ fn port_status(port: &PortView, errors: &[proxy::ListenerStatus]) -> PortStatus 
     }
 }
 
-fn endpoint_item(port: &PortView, index: usize) -> EndpointItem {
+fn mark_of(catalog: &Catalog, service: &ServiceKey, endpoint: &EndpointView) -> Option<Mark> {
+    let workload = &endpoint.endpoint.workload;
+    let on_node = endpoint.node.iter().flat_map(|node| {
+        [
+            MarkTarget::Workload {
+                node: node.clone(),
+                workload: workload.clone(),
+            },
+            MarkTarget::Node { name: node.clone() },
+        ]
+    });
+    let own = MarkTarget::Endpoint {
+        service: service.clone(),
+        workload: workload.clone(),
+        port: endpoint.endpoint.port.clone(),
+    };
+    std::iter::once(own)
+        .chain(on_node)
+        .find_map(|target| catalog.marks.get(&target))
+        .map(|mark| (**mark).clone())
+}
+
+fn endpoint_item(catalog: &Catalog, port: &PortView, index: usize) -> EndpointItem {
     let view = &port.endpoints[index];
     let endpoint = &view.endpoint;
     EndpointItem {
@@ -211,6 +243,7 @@ fn endpoint_item(port: &PortView, index: usize) -> EndpointItem {
         eligible: port.eligible.iter().any(|i| *i as usize == index),
         health: view.health.clone(),
         lifecycle: endpoint.lifecycle.clone(),
+        drained: mark_of(catalog, &port.key, view),
         in_flight: view
             .load
             .in_flight
@@ -246,16 +279,17 @@ pub fn service_items(
 
 /// All endpoints, of one namespace or of all.
 pub fn endpoint_items(
-    _: &Context,
+    context: &Context,
     snapshot: &Snapshot,
     namespace: Option<&str>,
 ) -> Vec<EndpointItem> {
+    let catalog = context.feed.catalog.borrow().clone();
     snapshot
         .sorted()
         .into_iter()
         .filter(|s| in_namespace(namespace, &s.key.namespace))
         .flat_map(|s| &s.ports)
-        .flat_map(|p| (0..p.endpoints.len()).map(|i| endpoint_item(p, i)))
+        .flat_map(|p| (0..p.endpoints.len()).map(|i| endpoint_item(&catalog, p, i)))
         .collect()
 }
 
@@ -283,14 +317,13 @@ pub fn node_items(context: &Context, snapshot: &Snapshot, _: Option<&str>) -> Ve
         .values()
         .map(|node| {
             let alive = snapshot.alive.get(&node.name);
-            let drained = catalog.marks.contains_key(&model::MarkTarget::Node {
+            let drained = catalog.marks.get(&MarkTarget::Node {
                 name: node.name.clone(),
             });
-            let status = match alive {
-                _ if drained => "drained",
-                Some(l) if l.restarting_until.is_some() => "restarting",
-                Some(_) => "ready",
-                None => "lost",
+            let state = snapshot.node_state(&node.name);
+            let status = match state {
+                NodeState::Alive if drained.is_some() => "drained",
+                state => state.as_str(),
             };
             NodeItem {
                 name: node.name.clone(),
@@ -298,7 +331,9 @@ pub fn node_items(context: &Context, snapshot: &Snapshot, _: Option<&str>) -> Ve
                 zone: node.zone.clone(),
                 version: node.version.clone(),
                 status: status.to_owned(),
+                since: snapshot.members.get(&node.name).map(|m| m.since),
                 alive_since: alive.map(|l| l.since),
+                drained: drained.map(|mark| (**mark).clone()),
                 services: catalog.services_on(&node.name).count(),
             }
         })

@@ -60,6 +60,11 @@ impl StateDir {
         })
     }
 
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The embedded registry's file.
     pub fn registry_path(&self) -> PathBuf {
         self.path.join("registry.redb")

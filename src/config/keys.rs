@@ -1,4 +1,4 @@
-//! The table of all keys, for the environment's overrides and for keys that have no behaviour yet.
+//! The table of all keys, for the environment's overrides.
 
 use serde_json::{Map, Value};
 
@@ -24,6 +24,13 @@ pub(super) const KEYS: &[(&str, Kind)] = &[
     ("registry.endpoints", Kind::List),
     ("registry.prefix", Kind::Text),
     ("registry.lease_ttl", Kind::Text),
+    ("registry.username", Kind::Text),
+    ("registry.password_file", Kind::Text),
+    ("registry.ca_file", Kind::Text),
+    ("registry.cert_file", Kind::Text),
+    ("registry.key_file", Kind::Text),
+    ("registry.expiry_hold", Kind::Text),
+    ("registry.collect_after", Kind::Text),
     ("docker.enabled", Kind::Bool),
     ("docker.socket", Kind::Text),
     ("resources.path", Kind::Text),
@@ -36,29 +43,6 @@ pub(super) const KEYS: &[(&str, Kind)] = &[
     ("admin.socket", Kind::Text),
     ("admin.listen", Kind::Text),
 ];
-
-/// Keys that are planned and have no behaviour yet.
-const NOT_BUILT: &[&str] = &[
-    "registry.username",
-    "registry.password_file",
-    "registry.ca_file",
-    "registry.cert_file",
-    "registry.key_file",
-];
-
-pub(super) fn refuse_not_built(value: &Value, origin: &str) -> Result<(), ConfigError> {
-    for key in NOT_BUILT {
-        let (section, name) = key.split_once('.').unwrap_or((key, ""));
-        if value.get(section).and_then(|s| s.get(name)).is_some() {
-            return Err(ConfigError::Key {
-                origin: origin.to_owned(),
-                key: (*key).to_owned(),
-                reason: "not supported by this version of heddle".to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
 
 /// `HEDDLE_NODE_STATE_DIR` for `node.state_dir`.
 pub(super) fn variable(key: &str) -> String {

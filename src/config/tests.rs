@@ -10,9 +10,16 @@ state_dir = "/var/lib/heddle"
 
 [registry]
 backend = "etcd"
-endpoints = ["http://10.0.0.1:2379"]
+endpoints = ["https://10.0.0.1:2379"]
+username = "heddle"
+password_file = "/etc/heddle/etcd.password"
+ca_file = "/etc/heddle/etcd-ca.pem"
+cert_file = "/etc/heddle/etcd.pem"
+key_file = "/etc/heddle/etcd.key"
 prefix = "/heddle"
 lease_ttl = "10s"
+expiry_hold = "10m"
+collect_after = "60s"
 
 [docker]
 enabled = true
@@ -66,6 +73,23 @@ fn every_key_is_read_and_known_to_the_environment() {
     assert_eq!(written.len(), known.len(), "the example above lacks a key");
 }
 
+fn endpoints_of(config: &Config) -> Vec<String> {
+    match &config.backend {
+        Backend::Etcd(etcd) => etcd.endpoints.clone(),
+        Backend::Embedded => Vec::new(),
+    }
+}
+
+#[test]
+fn files_of_etcd_that_cannot_be_read_are_named_with_their_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("heddle.toml");
+    std::fs::write(&file, FULL.replace("/etc/heddle/etcd", "/nowhere/etcd")).unwrap();
+    let error = Config::load(Some(&file)).unwrap_err().to_string();
+    let expected = "registry.ca_file: /nowhere/etcd-ca.pem can't be read: No such file";
+    assert!(error.contains(expected), "{error}");
+}
+
 #[test]
 fn nothing_is_required() {
     let config = parse("").unwrap();
@@ -77,17 +101,15 @@ fn nothing_is_required() {
 #[test]
 fn the_environment_overrides_the_file() {
     let config = Config::parse(Path::new("heddle.toml"), FULL, |name| match name {
-        "HEDDLE_REGISTRY_ENDPOINTS" => Some("http://a:1, http://b:2".into()),
+        "HEDDLE_REGISTRY_ENDPOINTS" => Some("https://a:1, https://b:2".into()),
         "HEDDLE_PROXY_WORKERS" => Some("7".into()),
         "HEDDLE_DOCKER_ENABLED" => Some("false".into()),
         _ => None,
     })
     .unwrap();
     assert_eq!(
-        config.backend,
-        Backend::Etcd {
-            endpoints: vec!["http://a:1".into(), "http://b:2".into()]
-        }
+        endpoints_of(&config),
+        ["https://a:1", "https://b:2"]
     );
     assert_eq!(config.workers, 7);
     assert_eq!(config.docker, None);
@@ -121,14 +143,38 @@ fn what_is_wrong_is_named_with_its_key() {
             "registry.backend = \"etcd\"",
         ),
         (
-            "[registry]\nbackend = \"etcd\"\nendpoints = [\"https://a:1\"]",
-            "TLS is not supported",
+            "[registry]\nusername = \"x\"",
+            "registry.username: is for etcd",
         ),
         (
-            "[registry]\nusername = \"x\"",
-            "registry.username: not supported by this version",
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"https://a:1\", \"http://b:1\"]",
+            "http and https don't mix",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"ftp://a:1\"]",
+            "`ftp://a:1` is not like",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"http://a:1\"]\nca_file = \"/ca\"",
+            "registry.ca_file: is for https endpoints",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"https://a:1\"]\ncert_file = \"/c\"",
+            "registry.cert_file: needs registry.key_file too",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"https://a:1\"]\nkey_file = \"/k\"",
+            "registry.key_file: needs registry.cert_file too",
+        ),
+        (
+            "[registry]\nbackend = \"etcd\"\nendpoints = [\"http://a:1\"]\npassword_file = \"/p\"",
+            "registry.password_file: needs registry.username too",
         ),
         ("[registry]\nlease_ttl = 10", "registry.lease_ttl"),
+        (
+            "[registry]\ncollect_after = \"10ms\"",
+            "registry.collect_after",
+        ),
         (
             "[mesh]\nvip_range = \"10.96.0.1/16\"",
             "the network is 10.96.0.0/16",

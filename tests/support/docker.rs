@@ -8,13 +8,18 @@
 //! namespace, with the daemon's data on a tmpfs) and for bridges and packet filters (the network namespace).
 //! Only empty control groups and a folder with a log outlive a killed test; the next run removes those.
 //!
+//! Podman hosts are made the same way: its service in the daemon's place, its own containers beside it, and
+//! the docker command against its compatible socket.
+//!
 //! # Layout
 //! - here: the daemon, from its start to its end
+//! - `podman`: Podman in Docker's place
 //! - `containers`: what tests do with containers
 //! - `host`: the namespaces and control groups of a host
 
 mod containers;
 mod host;
+mod podman;
 
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
@@ -26,9 +31,10 @@ use tempfile::TempDir;
 use super::netns::Netns;
 use super::wait::eventually;
 use super::{mark, missing_program, not_root, program, requirement};
-use host::{only_child, open_host, ping, remove_control_groups, remove_leftovers, signal};
+use host::{only_child, open_host, ping, remove_control_groups, remove_leftovers, signal, thaw};
 
-pub use containers::{Events, RunOptions};
+pub use containers::{Events, Process, RunOptions};
+pub use podman::podman_ready;
 
 /// The image of our own binary, with `heddle` as its entry point.
 pub const IMAGE: &str = "heddle-whoami";
@@ -65,6 +71,8 @@ pub struct Setup {
     pub live_restore: bool,
     /// Further options of `dockerd`.
     pub options: Vec<String>,
+    /// Podman instead of Docker: containers outlive its service always.
+    pub podman: bool,
 }
 
 /// A Docker host. Its methods panic with what Docker said when something fails.
@@ -152,8 +160,29 @@ impl Dockerd {
             .append(true)
             .open(self.log_path())
             .expect("cannot write a log");
-        let state = self.folder.path().join("state");
-        let option = |name: &str, path: PathBuf| [name.to_owned(), path.display().to_string()];
+        let mut command = if self.setup.podman {
+            self.podman_service()
+        } else {
+            self.dockerd()
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("cannot share the log"))
+            .stderr(log);
+        let mut daemon = command.spawn().expect("cannot start nsenter");
+        let socket = self.socket();
+        let answers = || match daemon.try_wait() {
+            Ok(Some(status)) => Ok(Err(status)),
+            _ => ping(&socket).map(Ok),
+        };
+        if let Err(status) = eventually(START, "dockerd answers", answers) {
+            panic!("dockerd ended with {status}; its log:\n{}", self.log());
+        }
+        self.daemon = Some(daemon);
+    }
+
+    /// A program that will run within the host.
+    fn within(&self, name: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args([
             "--target",
@@ -162,7 +191,14 @@ impl Dockerd {
             "--pid",
             "--net",
         ]);
-        command.arg(program("dockerd").expect("dockerd is installed"));
+        command.arg(program(name).unwrap_or_else(|| panic!("{name} is not installed")));
+        command
+    }
+
+    fn dockerd(&self) -> Command {
+        let state = self.folder.path().join("state");
+        let option = |name: &str, path: PathBuf| [name.to_owned(), path.display().to_string()];
+        let mut command = self.within("dockerd");
         command.args(option(
             "--config-file",
             self.folder.path().join("daemon.json"),
@@ -179,19 +215,6 @@ impl Dockerd {
         }
         command.args(&self.setup.options);
         command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("cannot share the log"))
-            .stderr(log);
-        let mut daemon = command.spawn().expect("cannot start nsenter");
-        let socket = self.socket();
-        let answers = || match daemon.try_wait() {
-            Ok(Some(status)) => Ok(Err(status)),
-            _ => ping(&socket).map(Ok),
-        };
-        if let Err(status) = eventually(START, "dockerd answers", answers) {
-            panic!("dockerd ended with {status}; its log:\n{}", self.log());
-        }
-        self.daemon = Some(daemon);
     }
 
     /// Ends the daemon as `systemctl stop docker` does: without live-restore its containers end too.
@@ -217,6 +240,9 @@ impl Dockerd {
 
     pub fn thaw_daemon(&self) {
         signal(self.daemon_pid(), libc::SIGCONT);
+        // It stops when its child does, and would leave that one unreaped at its end.
+        let daemon = self.daemon.as_ref().expect("the daemon is running");
+        signal(daemon.id().cast_signed(), libc::SIGCONT);
     }
 
     fn end_daemon(&mut self, by: i32) {
@@ -247,6 +273,7 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
+        thaw(&self.control_group);
         drop(self.lifeline.take());
         let end = Instant::now() + STOP;
         while matches!(self.keeper.try_wait(), Ok(None)) && Instant::now() < end {

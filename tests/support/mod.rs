@@ -10,6 +10,7 @@
 //! - `etcd`: a real etcd on loopback
 //! - `node`: a heddle node, driven by the command line
 //! - `load`: connections that ask again and again
+//! - `shop`: a host with containers, a node and a service: what most tests of containers begin with
 //!
 //! A test whose requirements are missing says so loudly and returns, or fails where the environment variable
 //! CI is set: `if !docker::ready() { return; }`.
@@ -24,6 +25,7 @@ pub mod image;
 pub mod load;
 pub mod netns;
 pub mod node;
+pub mod shop;
 pub mod wait;
 pub mod whoami;
 

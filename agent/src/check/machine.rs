@@ -1,13 +1,22 @@
-//! When an endpoint turns. Time and randomness are passed in.
+//! When an endpoint turns. Time is passed in.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::endpoint::{Fact, Health};
 use model::time::Timestamp;
 
-/// The first pause between two checks of an endpoint that is not known yet; doubled up to the interval.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+use super::flaps::{Flaps, flapping};
+
+/// The first pause between two checks of an endpoint that starts; it grows by half each time, up to the interval. A
+/// container is so found ready at the latest after half the time again that it took to start, for some 17 checks.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The first pause for an endpoint that another node knew: its process is believed to run, and one that restarts just now
+/// is not to be taken for dead within milliseconds.
+const FIRST_SUSPECT_PAUSE: Duration = Duration::from_millis(50);
+/// How long an endpoint has to fail from its start on until users are told why: until its process listens, it refuses.
+const STARTING_QUIET: Duration = Duration::from_secs(1);
+/// A first check of what is known falls anywhere within this time, or within an interval if that is shorter.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// How often an endpoint is checked, and how many results in a row turn it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +42,16 @@ pub enum Begin {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Starting { pause: Duration },
-    Suspect { pause: Duration },
+    Starting {
+        pause: Duration,
+        /// When it failed first.
+        since: Option<Duration>,
+        /// How long after that users are told what fails now.
+        tell_after: Duration,
+    },
+    Suspect {
+        pause: Duration,
+    },
     Known,
 }
 
@@ -46,27 +63,40 @@ pub struct Machine {
     fact: Fact<Health>,
     /// Results in a row that speak against `fact`.
     against: u32,
-    random: u64,
+    /// When that row began.
+    row_since: Duration,
+    flaps: Flaps,
+    /// How long a row of passes has to last at least.
+    hold: Duration,
 }
 
 impl Machine {
-    /// A machine whose jitter follows from `seed` alone.
-    pub fn new(timing: Timing, begin: Begin, seed: u64) -> Self {
-        let pause = FIRST_PAUSE.min(timing.interval);
+    /// A machine that goes on from what is known.
+    pub fn new(timing: Timing, begin: Begin) -> Self {
+        let starting = Phase::Starting {
+            pause: FIRST_PAUSE,
+            since: None,
+            tell_after: STARTING_QUIET,
+        };
+        let suspect = Phase::Suspect {
+            pause: FIRST_SUSPECT_PAUSE,
+        };
         let (phase, fact) = match begin {
-            Begin::Starting(fact) => (Phase::Starting { pause }, fact),
+            Begin::Starting(fact) => (starting, fact),
             Begin::Known(fact) | Begin::Suspect(fact) if fact.value == Health::Unknown => {
-                (Phase::Starting { pause }, fact)
+                (starting, fact)
             }
             Begin::Known(fact) => (Phase::Known, fact),
-            Begin::Suspect(fact) => (Phase::Suspect { pause }, fact),
+            Begin::Suspect(fact) => (suspect, fact),
         };
         Machine {
             timing,
             phase,
             fact,
             against: 0,
-            random: seed,
+            row_since: Duration::ZERO,
+            flaps: Flaps::default(),
+            hold: Duration::ZERO,
         }
     }
 
@@ -75,15 +105,30 @@ impl Machine {
         &self.fact
     }
 
-    /// How long until the first check: none, unless it is known, whose first check falls anywhere within an interval (but
-    /// within a second) so that a restart does not check everything at one moment.
-    pub fn first(&mut self) -> Duration {
+    /// Whether the last check passed.
+    pub fn passes(&self) -> bool {
+        match self.fact.value {
+            Health::Passing => self.against == 0,
+            Health::Failing => self.phase == Phase::Known && self.against > 0,
+            Health::Unknown => false,
+        }
+    }
+
+    /// How the first check is spread in time: not at all, unless it is known, so that a restart of the agent does not check
+    /// everything at one moment.
+    pub fn spread(&self) -> Duration {
         match self.phase {
-            Phase::Known => {
-                let within = self.timing.interval.min(Duration::from_secs(1));
-                within.mul_f64(self.unit())
-            }
+            Phase::Known => self.timing.interval.min(SPREAD),
             Phase::Starting { .. } | Phase::Suspect { .. } => Duration::ZERO,
+        }
+    }
+
+    /// How much earlier than due a check may come to count all the same, where several services share it.
+    pub fn slack(&self) -> Duration {
+        match self.phase {
+            Phase::Known => self.timing.interval / 4,
+            // Any answer is as good as its own.
+            Phase::Starting { .. } | Phase::Suspect { .. } => Duration::MAX,
         }
     }
 
@@ -92,53 +137,66 @@ impl Machine {
         self.timing = timing;
     }
 
-    /// Takes a result over. Returns whether the fact changed, and how long until the next check.
-    pub fn observe(&mut self, result: Result<&str, &str>, now: Timestamp) -> (bool, Duration) {
-        let changed = match self.phase {
-            Phase::Known => self.observe_known(result, now),
-            Phase::Starting { .. } | Phase::Suspect { .. } => self.observe_early(result, now),
-        };
-        let pause = match &mut self.phase {
-            Phase::Known => self.timing.interval,
-            Phase::Starting { pause } | Phase::Suspect { pause } => {
-                let this = *pause;
-                *pause = (this * 2).min(self.timing.interval);
-                this
-            }
-        };
-        let tenth = pause.mul_f64(0.1);
-        let jittered = pause - tenth + (tenth * 2).mul_f64(self.unit());
-        (changed, jittered)
-    }
-
-    fn observe_early(&mut self, result: Result<&str, &str>, now: Timestamp) -> bool {
-        match result {
-            Ok(reason) => {
+    /// Takes a result over, at `now` since a moment that the caller chose. Returns whether the fact changed, and how long
+    /// until the next check.
+    pub fn observe(
+        &mut self,
+        result: Result<&str, &str>,
+        now: Duration,
+        clock: Timestamp,
+    ) -> (bool, Duration) {
+        let changed = match (self.phase, result) {
+            (Phase::Known, _) => self.observe_known(result, now, clock),
+            (_, Ok(reason)) => {
                 self.phase = Phase::Known;
                 self.against = 0;
-                self.fact.set(Health::Passing, now, reason)
+                self.fact.set(Health::Passing, clock, reason)
             }
-            Err(reason) => {
-                self.against = self.against.saturating_add(1);
-                if self.against < self.timing.fall {
-                    return false;
-                }
-                if matches!(self.phase, Phase::Suspect { .. }) {
+            (Phase::Starting { .. }, Err(reason)) => self.fails_to_start(reason, now),
+            (Phase::Suspect { .. }, Err(reason)) => {
+                self.against += 1;
+                self.against >= self.timing.fall && {
                     self.phase = Phase::Known;
                     self.against = 0;
-                    return self.fact.set(Health::Failing, now, reason);
+                    self.fact.set(Health::Failing, clock, reason)
                 }
-                // It is still starting, however long that takes; users should see what it is that fails.
-                let told = self.against == self.timing.fall && *self.fact.reason != *reason;
-                if told {
-                    self.fact.reason = reason.into();
-                }
-                told
             }
-        }
+        };
+        let interval = self.timing.interval;
+        let next = match &mut self.phase {
+            Phase::Known => interval,
+            Phase::Starting { pause, .. } => step(pause, 1.5, interval),
+            Phase::Suspect { pause } => step(pause, 2.0, interval),
+        };
+        (changed, next)
     }
 
-    fn observe_known(&mut self, result: Result<&str, &str>, now: Timestamp) -> bool {
+    /// It is still starting, however long that takes; users should see what it is that fails. What fails may change while
+    /// it starts (refused, then 503), and is told less and less often: each time is a write.
+    fn fails_to_start(&mut self, reason: &str, now: Duration) -> bool {
+        let Phase::Starting {
+            since, tell_after, ..
+        } = &mut self.phase
+        else {
+            return false;
+        };
+        self.against = self.against.saturating_add(1);
+        let failing = now.saturating_sub(*since.get_or_insert(now));
+        if self.against < self.timing.fall || failing < *tell_after || *self.fact.reason == *reason
+        {
+            return false;
+        }
+        *tell_after = failing * 2;
+        self.fact.reason = reason.into();
+        true
+    }
+
+    fn observe_known(
+        &mut self,
+        result: Result<&str, &str>,
+        now: Duration,
+        clock: Timestamp,
+    ) -> bool {
         let (speaks, reason) = match result {
             Ok(reason) => (Health::Passing, reason),
             Err(reason) => (Health::Failing, reason),
@@ -147,26 +205,30 @@ impl Machine {
             self.against = 0;
             return false;
         }
-        self.against += 1;
-        let needed = match speaks {
-            Health::Passing => self.timing.rise,
-            Health::Failing | Health::Unknown => self.timing.fall,
+        if self.against == 0 {
+            self.row_since = now;
+        }
+        self.against = self.against.saturating_add(1);
+        let lasts = now.saturating_sub(self.row_since);
+        let turns = match speaks {
+            Health::Passing => self.against >= self.timing.rise && lasts >= self.hold,
+            Health::Failing | Health::Unknown => self.against >= self.timing.fall,
         };
-        if self.against < needed {
+        if !turns {
             return false;
         }
         self.against = 0;
-        self.fact.set(speaks, now, Arc::<str>::from(reason))
+        if speaks == Health::Passing {
+            return self.fact.set(speaks, clock, reason);
+        }
+        self.hold = self.flaps.turned_failing(now);
+        self.fact.set(speaks, clock, flapping(reason, self.hold))
     }
+}
 
-    /// A number from 0 up to 1 (SplitMix64).
-    fn unit(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        // 32 bits fit into a double exactly.
-        f64::from(u32::try_from(z >> 32).unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
-    }
+/// This pause, which is longer the next time.
+fn step(pause: &mut Duration, factor: f64, most: Duration) -> Duration {
+    let this = (*pause).min(most);
+    *pause = pause.mul_f64(factor).min(most);
+    this
 }

@@ -18,6 +18,8 @@ pub(super) enum Hint {
     Ended { id: String, at: Timestamp },
     /// Something about it changed.
     Changed { id: String, at: Timestamp },
+    /// The kernel killed a process in it for lack of memory: its first one, and it ends, or another, and it runs on.
+    OutOfMemory { id: String, at: Timestamp },
     /// A network came or went.
     Networks,
 }
@@ -48,14 +50,16 @@ pub(super) fn read(event: EventMessage) -> Option<Hint> {
                     })
                 }
                 "die" | "died" | "destroy" | "remove" => Some(Hint::Ended { id, at }),
-                "start" | "restart" | "stop" | "pause" | "unpause" | "oom" | "rename"
-                | "update" | "health_status" => Some(Hint::Changed { id, at }),
+                "oom" => Some(Hint::OutOfMemory { id, at }),
+                "start" | "restart" | "stop" | "pause" | "unpause" | "rename" | "update"
+                | "health_status" => Some(Hint::Changed { id, at }),
                 _ => None,
             }
         }
         EventMessageTypeEnum::NETWORK => match verb {
+            // Docker's actor is the network, Podman's the container.
             "connect" | "disconnect" => Some(Hint::Changed {
-                id: attribute("container")?,
+                id: attribute("container").or(actor.id)?,
                 at,
             }),
             "create" | "destroy" | "remove" => Some(Hint::Networks),

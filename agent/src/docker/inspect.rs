@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerState, HealthStatusEnum, NetworkSettings,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HealthStatusEnum,
+    NetworkSettings,
 };
 use model::endpoint::{Fact, Health, Lifecycle};
 use model::labels::Labels;
@@ -20,13 +21,15 @@ use crate::local::{Local, short};
 
 /// Docker's own default for `docker stop`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a container that `docker stop` waits for without end: a stop time-out below zero.
+const NO_STOP_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Inspected {
     /// Whole.
     pub(super) id: String,
-    /// The container whose network it shares.
+    /// The container whose network it shares, by its whole id.
     pub(super) joined: Option<String>,
     pub(super) stop_signal: Signal,
     pub(super) stop_timeout: Duration,
@@ -48,17 +51,19 @@ fn network_mode(container: &ContainerInspectResponse) -> &str {
         .unwrap_or_default()
 }
 
-/// The names of the networks it is on.
-pub(super) fn network_names(container: &ContainerInspectResponse) -> impl Iterator<Item = &String> {
+/// What the networks it is on are known by in [`Drivers`].
+pub(super) fn network_keys(container: &ContainerInspectResponse) -> impl Iterator<Item = &str> {
     container
         .network_settings
         .as_ref()
         .and_then(|s| s.networks.as_ref())
         .into_iter()
-        .flat_map(|networks| networks.keys())
+        .flatten()
+        .map(|(name, settings)| network::driver_key(name, settings))
 }
 
-/// Reads a description; `None` when the container doesn't run. `other` is the container whose network it shares.
+/// Reads a description; `None` when the container doesn't run. `other` is the container whose network it shares, past those
+/// that share it themselves.
 pub(super) fn read(
     container: &ContainerInspectResponse,
     other: Option<&ContainerInspectResponse>,
@@ -67,9 +72,11 @@ pub(super) fn read(
 ) -> Option<Inspected> {
     let id = container.id.clone()?;
     let state = container.state.as_ref()?;
+    // Podman's name for what was sent its stop signal, and has not ended yet.
+    let stopping = state.status == Some(ContainerStateStatusEnum::STOPPING);
     let runs =
         state.running == Some(true) && state.restarting != Some(true) && state.dead != Some(true);
-    if !runs {
+    if !runs && !stopping {
         return None;
     }
     let config = container.config.as_ref();
@@ -104,10 +111,15 @@ pub(super) fn read(
         .and_then(|c| c.stop_signal.as_deref())
         .and_then(signal::parse)
         .unwrap_or(SIGTERM);
-    let stop_timeout = config
-        .and_then(|c| c.stop_timeout)
-        .and_then(|s| u64::try_from(s).ok())
-        .map_or(STOP_TIMEOUT, Duration::from_secs);
+    let stop_timeout = match config.and_then(|c| c.stop_timeout) {
+        None => STOP_TIMEOUT,
+        Some(seconds) => u64::try_from(seconds).map_or(NO_STOP_TIMEOUT, Duration::from_secs),
+    };
+    let lifecycle = if stopping {
+        Fact::new(Lifecycle::Terminating, now, "told to end")
+    } else {
+        Fact::new(Lifecycle::Running, started.unwrap_or(now), "")
+    };
     let wishes = Wishes::read(&labels, &namespace, &exposed);
     let local = Local {
         workload: Workload {
@@ -122,7 +134,7 @@ pub(super) fn read(
             host_network,
             exposed,
             published,
-            lifecycle: Fact::new(Lifecycle::Running, started.unwrap_or(now), ""),
+            lifecycle,
             docker_health: docker_health(state, now),
             check: None,
             problem,
@@ -133,7 +145,10 @@ pub(super) fn read(
         started: started.unwrap_or(Timestamp(i64::MAX)),
     };
     Some(Inspected {
-        joined: joined(container).map(str::to_owned),
+        joined: other
+            .and_then(|other| other.id.as_deref())
+            .or_else(|| joined(container))
+            .map(str::to_owned),
         id,
         stop_signal,
         stop_timeout,
@@ -182,7 +197,7 @@ fn reach(
                 short(id)
             ));
         }
-        (Some(id), Some(other)) => {
+        (Some(_), Some(other)) => {
             let runs = other
                 .state
                 .as_ref()
@@ -190,7 +205,15 @@ fn reach(
             if !runs {
                 return Err(format!(
                     "it shares the network of container {}, which does not run",
-                    short(id)
+                    name_of(other)
+                ));
+            }
+            // What joins a network namespace stays in it, and a restart makes a new one.
+            if started_at(other) > started_at(container) {
+                return Err(format!(
+                    "it shares the network that container {} had before it was restarted, which is cut off: restart it \
+                     too",
+                    name_of(other)
                 ));
             }
             other
@@ -209,6 +232,10 @@ fn reach(
         None => choice.text,
     };
     Ok((choice.addresses, text))
+}
+
+fn started_at(container: &ContainerInspectResponse) -> Option<Timestamp> {
+    read_time(container.state.as_ref()?.started_at.as_deref()?)
 }
 
 fn name_of(container: &ContainerInspectResponse) -> String {
@@ -321,3 +348,6 @@ pub(super) fn read_time(text: &str) -> Option<Timestamp> {
     };
     (time.0 > 0).then_some(time)
 }
+
+#[cfg(test)]
+mod tests;

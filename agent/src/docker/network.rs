@@ -8,8 +8,17 @@ use model::labels::Labels;
 
 use crate::labels::{COMPOSE_PROJECT, NETWORK, shown};
 
-/// Drivers by the names of the networks.
+/// Drivers by what containers call their networks: the network's id with Docker, where a name may come back with another
+/// driver, and its name with Podman.
 pub(super) type Drivers = HashMap<String, String>;
+
+/// What [`Drivers`] knows a container's network by.
+pub(super) fn driver_key<'a>(name: &'a str, settings: &'a EndpointSettings) -> &'a str {
+    match settings.network_id.as_deref() {
+        None | Some("") => name,
+        Some(id) => id,
+    }
+}
 
 /// The network that was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +48,11 @@ pub(super) fn choose(
         .iter()
         .map(|(name, s)| (name.as_str(), s))
         .collect();
-    let driver = |name: &str| drivers.get(name).map_or("", String::as_str);
+    let driver = |name: &str| {
+        let key = all.get(name).map(|settings| driver_key(name, settings));
+        let driver = key.and_then(|key| drivers.get(key));
+        driver.map_or("", String::as_str)
+    };
     if let Some(wanted) = labels.get(NETWORK) {
         let Some(settings) = all.get(wanted.as_str()) else {
             let names: Vec<&str> = all.keys().copied().collect();

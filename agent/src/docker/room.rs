@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::endpoint::{Fact, Lifecycle};
+use model::event::{Event, EventKind};
 use model::time::Timestamp;
 
 use super::Message;
@@ -15,6 +16,8 @@ use crate::local::{Local, short};
 
 /// How long a container may still run after its stop time-out until it is believed to have ignored the signal.
 const GRACE: Duration = Duration::from_secs(5);
+
+const OUT_OF_MEMORY: &str = "a process in it was killed for lack of memory";
 
 #[derive(Debug)]
 struct Known {
@@ -85,6 +88,7 @@ impl Room {
                 }
                 Vec::new()
             }
+            Hint::OutOfMemory { id, at } => self.out_of_memory(&id, at),
             Hint::Networks => Vec::new(),
         }
     }
@@ -123,6 +127,29 @@ impl Room {
         local.workload.lifecycle = terminating(told, &local.workload.lifecycle);
         self.ending.insert(id, told);
         tell(known, local).into_iter().collect()
+    }
+
+    /// Whether it survives shows by itself: its end is an event of its own.
+    fn out_of_memory(&mut self, id: &str, at: Timestamp) -> Vec<Message> {
+        if self.predates(id, at) {
+            return Vec::new();
+        }
+        let Some(known) = self.known.get_mut(id) else {
+            return Vec::new();
+        };
+        let lifecycle = &known.told.workload.lifecycle;
+        // Replayed on another connection.
+        if &*lifecycle.reason == OUT_OF_MEMORY && lifecycle.since >= at {
+            return Vec::new();
+        }
+        let event = happened(&known.told, at, "OutOfMemory", OUT_OF_MEMORY);
+        let mut messages = vec![Message::Happened(event)];
+        if lifecycle.value == Lifecycle::Running {
+            let mut local = Local::clone(&known.told);
+            local.workload.lifecycle = Fact::new(Lifecycle::Running, at, OUT_OF_MEMORY);
+            messages.extend(tell(known, local));
+        }
+        messages
     }
 
     /// Notes that a listing begins, and returns its tick.
@@ -248,6 +275,12 @@ impl Room {
             );
             let mut local = Local::clone(&known.told);
             let reason = format!("runs on after {name}");
+            messages.push(Message::Happened(happened(
+                &local,
+                now,
+                "RunsOn",
+                &format!("{reason}, past its stop time-out: it takes work again"),
+            )));
             local.workload.lifecycle = Fact::new(Lifecycle::Running, now, reason);
             messages.extend(tell(known, local));
             false
@@ -283,6 +316,7 @@ impl Room {
         };
         let before = known.told.clone();
         let same_run = before.workload.generation == local.workload.generation;
+        let renamed = before.workload.name != local.workload.name;
         // Facts hold since they were first told, and for the reason told then.
         let lifecycle = &before.workload.lifecycle;
         if same_run && lifecycle.value == local.workload.lifecycle.value {
@@ -299,7 +333,7 @@ impl Room {
         known.inspected = inspected;
         known.as_of = tick;
         let message = tell(known, local);
-        if !same_run {
+        if !same_run || renamed {
             self.ask_sharers(&id);
         }
         message.into_iter().collect()
@@ -355,6 +389,18 @@ fn terminating(told: Told, before: &Fact<Lifecycle>) -> Fact<Lifecycle> {
             told.at,
             format!("told to end by {}", signal::name(told.signal)),
         ),
+    }
+}
+
+fn happened(local: &Local, at: Timestamp, reason: &str, message: &str) -> Event {
+    Event {
+        at,
+        kind: EventKind::Workload,
+        namespace: Some(local.workload.namespace.clone()),
+        name: local.workload.name.to_string(),
+        node: None,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
     }
 }
 

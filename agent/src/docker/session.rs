@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::EventsOptionsBuilder;
+use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -27,6 +27,8 @@ const MAX_INSPECTIONS: usize = 16;
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Until a container that could not be inspected is asked about again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Containers in a row that share the network of the next.
+const MAX_SHARING: usize = 8;
 /// The oldest API that is spoken.
 const OLDEST_API: (usize, usize) = (1, 41);
 
@@ -192,6 +194,7 @@ impl<'a> Session<'a> {
         let kind = match &hint {
             Hint::Signalled { .. } => "terminating",
             Hint::Ended { .. } => "gone",
+            Hint::OutOfMemory { .. } => "oom",
             Hint::Changed { .. } | Hint::Networks => "changed",
         };
         self.metrics.docker_events.with_label_values(&[kind]).inc();
@@ -288,10 +291,24 @@ async fn networks(docker: &Docker, drivers: &Mutex<Drivers>) -> Result<(), Sessi
     let all = call("list networks", docker.list_networks(None)).await?;
     let fresh = all
         .into_iter()
-        .filter_map(|network| Some((network.name?, network.driver.unwrap_or_default())))
+        .flat_map(|network| {
+            let driver = network.driver.unwrap_or_default();
+            let keys = network.id.into_iter().chain(network.name);
+            keys.map(move |key| (key, driver.clone()))
+        })
         .collect();
     *lock(drivers) = fresh;
     Ok(())
+}
+
+/// The driver of a network that is younger than the last listing, or that the listing calls otherwise: Podman lists its
+/// network `podman` as `bridge`.
+async fn driver_of(docker: &Docker, key: &str) -> Result<Option<String>, SessionError> {
+    let network = found(
+        "inspect a network",
+        docker.inspect_network(key, None::<InspectNetworkOptions>),
+    );
+    Ok(network.await?.map(|n| n.driver.unwrap_or_default()))
 }
 
 /// What runs under an id; `None` when nothing does.
@@ -303,32 +320,59 @@ async fn look(
     let Some(container) = inspect_one(docker, id).await? else {
         return Ok(None);
     };
-    let other = match inspect::joined(&container) {
-        Some(other) => inspect_one(docker, other).await?,
-        None => None,
-    };
-    let unknown = {
+    let other = network_owner(docker, &container).await?;
+    let unknown: Vec<String> = {
         let drivers = lock(drivers);
         [Some(&container), other.as_ref()]
             .into_iter()
             .flatten()
-            .flat_map(inspect::network_names)
-            .any(|name| !drivers.contains_key(name))
+            .flat_map(inspect::network_keys)
+            .filter(|key| !drivers.contains_key(*key))
+            .map(str::to_owned)
+            .collect()
     };
-    if unknown {
-        networks(docker, drivers).await?;
+    for key in unknown {
+        if let Some(driver) = driver_of(docker, &key).await? {
+            lock(drivers).insert(key, driver);
+        }
     }
     let drivers = lock(drivers);
     let found = inspect::read(&container, other.as_ref(), &drivers, Timestamp::now());
     Ok(found.map(Box::new))
 }
 
+/// The container whose network another one shares, past those in between that share it too.
+async fn network_owner(
+    docker: &Docker,
+    container: &ContainerInspectResponse,
+) -> Result<Option<ContainerInspectResponse>, SessionError> {
+    let mut owner = None;
+    for _ in 0..MAX_SHARING {
+        let Some(next) = inspect::joined(owner.as_ref().unwrap_or(container)) else {
+            break;
+        };
+        owner = inspect_one(docker, next).await?;
+        if owner.is_none() {
+            break;
+        }
+    }
+    Ok(owner)
+}
+
 async fn inspect_one(
     docker: &Docker,
     id: &str,
 ) -> Result<Option<ContainerInspectResponse>, SessionError> {
-    match call("inspect a container", docker.inspect_container(id, None)).await {
-        Ok(container) => Ok(Some(container)),
+    found("inspect a container", docker.inspect_container(id, None)).await
+}
+
+/// What was asked about; `None` when it doesn't exist.
+async fn found<T>(
+    what: &'static str,
+    answer: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<Option<T>, SessionError> {
+    match call(what, answer).await {
+        Ok(it) => Ok(Some(it)),
         Err(SessionError::Call {
             source:
                 bollard::errors::Error::DockerResponseServerError {

@@ -11,11 +11,11 @@ use super::*;
 const T0: i64 = 1_772_366_400_000;
 const STARTED: &str = "2026-03-01T12:00:00Z";
 
-fn id(n: u8) -> String {
+pub(super) fn id(n: u8) -> String {
     format!("{n:02x}").repeat(32)
 }
 
-fn at(millis: i64) -> Timestamp {
+pub(super) fn at(millis: i64) -> Timestamp {
     Timestamp(T0 + millis)
 }
 
@@ -31,7 +31,7 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// Docker's description of a container on the default bridge, with `changes` merged in.
-fn described(n: u8, changes: Value) -> ContainerInspectResponse {
+pub(super) fn described(n: u8, changes: Value) -> ContainerInspectResponse {
     let mut it = json!({
         "Id": id(n),
         "Name": format!("/c{n}"),
@@ -288,10 +288,104 @@ fn a_container_that_ignores_the_signal_is_restored_after_its_stop_time_out() {
     );
     assert_eq!(inspect_all(&mut room, at(3001)), []);
     let messages = room.restore(at(17_000));
-    assert_eq!(lifecycle(&messages), Some(Lifecycle::Running));
+    let [Message::Happened(event), rest @ ..] = &messages[..] else {
+        panic!("no event among {messages:?}");
+    };
+    assert_eq!(
+        (event.name.as_str(), event.reason.as_str()),
+        ("c1", "RunsOn")
+    );
+    assert_eq!(
+        event.message,
+        "runs on after SIGTERM, past its stop time-out: it takes work again"
+    );
+    assert_eq!(lifecycle(rest), Some(Lifecycle::Running));
     assert_eq!(room.next_deadline(), None);
     // The same signal, replayed on another connection, is not taken for a new one.
     assert_eq!(room.hear(signalled(1, 15, 2000), at(18_000)), []);
+}
+
+#[test]
+fn a_container_that_is_stopped_without_end_is_never_restored() {
+    let mut room = Room::new();
+    let tick = room.list_begins();
+    room.listed(vec![id(1)], tick);
+    let (whole, tick) = room.next().expect("a question");
+    let patient = running(1, json!({"Config": {"StopTimeout": -1}}));
+    room.inspected(&whole, tick, Some(patient), at(1000));
+    room.hear(signalled(1, 15, 2000), at(2000));
+    assert_eq!(room.restore(at(24 * 60 * 60 * 1000)), []);
+}
+
+#[test]
+fn lack_of_memory_is_told_once_and_takes_nothing_out() {
+    let mut room = room(1);
+    let killed = || Hint::OutOfMemory {
+        id: id(1),
+        at: at(2000),
+    };
+    let messages = room.hear(killed(), at(2000));
+    let [Message::Happened(event), Message::Put(local)] = &messages[..] else {
+        panic!("an event and a reason, not {messages:?}");
+    };
+    assert_eq!(
+        (event.name.as_str(), event.reason.as_str()),
+        ("c1", "OutOfMemory")
+    );
+    let lifecycle = &local.workload.lifecycle;
+    assert_eq!(lifecycle.value, Lifecycle::Running);
+    assert_eq!(
+        (&*lifecycle.reason, lifecycle.since),
+        ("a process in it was killed for lack of memory", at(2000))
+    );
+    assert_eq!(room.hear(killed(), at(3000)), [], "replayed");
+    room.hear(
+        Hint::Changed {
+            id: id(1),
+            at: at(4000),
+        },
+        at(4000),
+    );
+    assert_eq!(inspect_all(&mut room, at(4001)), [], "the reason stays");
+    let of_another_run = Hint::OutOfMemory {
+        id: id(1),
+        at: at(-1),
+    };
+    assert_eq!(room.hear(of_another_run, at(5000)), []);
+}
+
+#[test]
+fn an_update_that_changes_nothing_heddle_knows_is_no_news() {
+    let mut room = room(1);
+    room.hear(
+        Hint::Changed {
+            id: id(1),
+            at: at(2000),
+        },
+        at(2000),
+    );
+    assert_eq!(inspect_all(&mut room, at(2001)), []);
+}
+
+#[test]
+fn a_new_name_is_told_under_the_same_generation() {
+    let mut room = room(1);
+    room.hear(
+        Hint::Changed {
+            id: id(1),
+            at: at(2000),
+        },
+        at(2000),
+    );
+    let (whole, tick) = room.next().expect("a question");
+    let before = running(1, json!({})).local.workload.generation;
+    let renamed = running(1, json!({"Name": "/other"}));
+    let messages = room.inspected(&whole, tick, Some(renamed), at(2001));
+    let [Message::Put(local)] = &messages[..] else {
+        panic!("one message, not {messages:?}");
+    };
+    assert_eq!(&*local.workload.name, "other");
+    assert_eq!(local.workload.generation, before);
 }
 
 #[test]
@@ -516,6 +610,21 @@ fn events_are_read_by_what_they_mean() {
         read("network", "connect", json!({"container": id(1)})),
         changed
     );
+    assert_eq!(
+        read("network", "connect", json!({"name": "c1"})),
+        changed,
+        "Podman's actor is the container"
+    );
+    assert_eq!(
+        read("container", "oom", json!({})),
+        Some(Hint::OutOfMemory {
+            id: id(1),
+            at: at(0)
+        })
+    );
+    for podmans in ["cleanup", "init", "mount"] {
+        assert_eq!(read("container", podmans, json!({})), None);
+    }
     assert_eq!(read("network", "create", json!({})), Some(Hint::Networks));
     assert_eq!(read("image", "pull", json!({})), None);
 }

@@ -40,6 +40,7 @@ fn a_service_is_made_of_its_name_and_a_port() {
             ("heddle.node-port", "30080"),
             ("heddle.health.path", "/healthz"),
             ("heddle.weight", "5"),
+            ("heddle.recovery", "restart"),
         ],
         &[],
     );
@@ -51,6 +52,10 @@ fn a_service_is_made_of_its_name_and_a_port() {
     assert_eq!(
         spec.selector.map(|s| s.to_string()),
         Some("heddle.service=web".into())
+    );
+    assert_eq!(
+        spec.recovery,
+        Some(Box::<model::service::Recovery>::default())
     );
     let port = &spec.ports[0];
     assert_eq!(
@@ -117,6 +122,11 @@ fn bad_labels_are_named_and_cost_only_what_they_are_for() {
             &[("heddle.service", "web"), ("heddle.health.path", "healthz")],
             &[53],
             "label heddle.health.path: a path starts with `/`",
+        ),
+        (
+            &[("heddle.service", "web"), ("heddle.recovery", "reboot")],
+            &[53],
+            "label heddle.recovery=reboot: the only action is restart",
         ),
         (
             &[("heddle.weight", "900")],

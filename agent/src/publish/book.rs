@@ -215,9 +215,26 @@ impl Book {
         jobs
     }
 
-    pub(super) fn committed(&mut self, jobs: Vec<Job>, revision: Revision) {
+    /// The registry stands at another history: what is there has to be read anew, and what differs written again.
+    pub(super) fn doubt_all(&mut self) {
+        for (service, page) in &mut self.pages {
+            page.there = There::Unknown;
+            if !page.busy {
+                self.dirty.insert(service.clone());
+            }
+        }
+    }
+
+    /// The jobs were written at `revision`, but for those that were found as wished, at a revision of their own.
+    pub(super) fn committed(
+        &mut self,
+        jobs: Vec<Job>,
+        revision: Revision,
+        found: &HashMap<ServiceKey, Revision>,
+    ) {
         self.writing -= jobs.len();
         for job in jobs {
+            let revision = found.get(&job.service).copied().unwrap_or(revision);
             let Some(page) = self.pages.get_mut(&job.service) else {
                 continue;
             };

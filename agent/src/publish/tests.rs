@@ -68,7 +68,7 @@ fn a_wish_during_a_write_is_written_after_it_with_its_revision() {
     let jobs = book.take(Limits::DEFAULT);
     wish(&mut book, "shop/web", 2);
     assert!(book.take(Limits::DEFAULT).is_empty(), "one write at a time");
-    book.committed(jobs, 7);
+    book.committed(jobs, 7, &HashMap::new());
     let jobs = book.take(Limits::DEFAULT);
     assert_eq!(jobs[0].slice.as_deref(), Some(&slice("shop/web", 2)));
     assert_eq!(jobs[0].replaces, Some(Some(7)));
@@ -80,7 +80,7 @@ fn an_echo_of_an_older_write_is_not_taken_for_somebody_elses() {
     for (endpoints, revision) in [(1, 5), (2, 6)] {
         wish(&mut book, "shop/web", endpoints);
         let jobs = book.take(Limits::DEFAULT);
-        book.committed(jobs, revision);
+        book.committed(jobs, revision, &HashMap::new());
     }
     assert!(!book.observe(&key("shop/web"), Some(&Arc::new(slice("shop/web", 1))), 5));
     assert!(!book.observe(&key("shop/web"), Some(&Arc::new(slice("shop/web", 2))), 6));
@@ -292,4 +292,63 @@ async fn what_waits_is_written_at_shutdown() {
             .expect("a store")
             .is_some()
     );
+}
+
+#[test]
+fn after_a_restore_nothing_that_was_known_of_the_registry_counts() {
+    let mut book = Book::default();
+    for service in ["shop/web", "shop/api"] {
+        wish(&mut book, service, 2);
+        let jobs = book.take(Limits::DEFAULT);
+        book.committed(jobs, 90, &HashMap::new());
+    }
+    let old = Arc::new(slice("shop/web", 1));
+    assert!(
+        !book.observe(&key("shop/web"), Some(&old), 40),
+        "the catalog is behind"
+    );
+    book.doubt_all();
+    assert!(book.observe(&key("shop/web"), Some(&old), 40));
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(jobs.len(), 2);
+    assert!(
+        jobs.iter().all(|job| job.replaces.is_none()),
+        "they are read before they are replaced"
+    );
+    book.committed(jobs, 41, &HashMap::from([(key("shop/api"), 12)]));
+    wish(&mut book, "shop/api", 3);
+    wish(&mut book, "shop/web", 3);
+    let jobs = book.take(Limits::DEFAULT);
+    let replaces: Vec<_> = jobs.iter().map(|job| job.replaces).collect();
+    assert_eq!(replaces, [Some(Some(12)), Some(Some(41))]);
+}
+
+#[tokio::test]
+async fn what_is_there_as_wished_is_not_written_again() {
+    let setup = setup();
+    let wanted = slice("shop/web", 2);
+    let txn = Txn::new().then(Op::put(
+        setup.path("shop/web"),
+        registry::record::encode(&wanted),
+    ));
+    setup.registry.store().commit(txn).await.expect("a write");
+    let revision = setup
+        .registry
+        .store()
+        .list("")
+        .await
+        .expect("a list")
+        .revision;
+    setup
+        .publisher
+        .wish(&key("shop/web"), Some(Arc::new(wanted)), false);
+    setup.until_waiting(0).await;
+    let after = setup
+        .registry
+        .store()
+        .list("")
+        .await
+        .expect("a list")
+        .revision;
+    assert_eq!(after, revision);
 }

@@ -7,9 +7,8 @@ use model::catalog::Change;
 use model::name::{Name, ServiceKey};
 use model::time::Timestamp;
 use tokio::sync::broadcast::error::TryRecvError;
-use tokio::time::Instant;
 
-use super::{Reconciler, UNOWNED_DELAY, lock};
+use super::{Reconciler, lock};
 use crate::local::WorkloadKey;
 use crate::registrations;
 
@@ -38,9 +37,13 @@ impl Reconciler {
                     }
                     labelled.insert(key.clone());
                 }
-                Change::Slice(key, node, _) => {
+                Change::Slice(key, node, slice) => {
                     labelled.insert(key.clone());
                     if *node == self.node {
+                        // One that this node doesn't hold came back with a backup of the registry.
+                        if slice.is_some() && !self.held.contains_key(key) {
+                            touched.insert(key.clone());
+                        }
                         observed.insert(key.clone());
                         continue;
                     }
@@ -55,11 +58,13 @@ impl Reconciler {
                     labelled.extend(lock(&self.workloads).table.services().cloned());
                     continue;
                 }
-                Change::Endpoint(..) | Change::Node(..) | Change::Liveness(..) => {}
+                Change::Endpoint(..)
+                | Change::Findings(..)
+                | Change::Node(..)
+                | Change::Liveness(..) => {}
                 Change::Vip(..) | Change::Mark(..) => continue,
             }
-            self.unowned_at
-                .get_or_insert_with(|| Instant::now() + UNOWNED_DELAY);
+            self.look_at_unowned();
         }
         for key in observed {
             self.observe(&key);

@@ -22,6 +22,12 @@ pub(super) struct Held {
     pub(super) retains: bool,
 }
 
+impl Held {
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values().map(|(endpoint, _)| endpoint)
+    }
+}
+
 impl Reconciler {
     /// Works out a service's endpoints on this node anew, keeping what is known of those that stay, and publishes them.
     pub(super) fn recompute(&mut self, service: &ServiceKey) {
@@ -42,7 +48,9 @@ impl Reconciler {
                 published.endpoints.iter().find(|e| e.id() == id)
             });
             if let Some(was) = was {
-                if was.lifecycle.value == endpoint.lifecycle.value
+                let news = endpoint.lifecycle.since > was.lifecycle.since
+                    && !endpoint.lifecycle.reason.is_empty();
+                if was.lifecycle.value == endpoint.lifecycle.value && !news
                     || still_ends(&was.lifecycle, &endpoint.lifecycle, now)
                 {
                     endpoint.lifecycle = was.lifecycle.clone();
@@ -50,11 +58,11 @@ impl Reconciler {
                     urgent = true;
                 }
             }
-            let was_fixed = held
+            let was_like = held
                 .as_ref()
-                .map(|(_, plan)| matches!(plan, Plan::Fixed(..)));
+                .map(|(_, was)| std::mem::discriminant(was) == std::mem::discriminant(&plan));
             let known = was.map(|e| e.health.clone());
-            endpoint.health = self.health(service, &id, &plan, known, was_fixed, now);
+            endpoint.health = self.health(service, &id, &plan, known, was_like, now);
             urgent |= was.is_some_and(|was| was.health.value != endpoint.health.value);
             after.insert(id, (Arc::new(endpoint), plan));
         }
@@ -72,28 +80,37 @@ impl Reconciler {
 
     /// What is known of an endpoint's health, having its checks begin, change or end as the plan says.
     ///
-    /// `known` is what was published of it; `was_fixed` whether it was checked actively before, if this process knew it.
+    /// `known` is what was published of it; `was_like` whether it was found out in the same way before, if this process
+    /// knew it.
     fn health(
         &mut self,
         service: &ServiceKey,
         id: &EndpointId,
         plan: &Plan,
         known: Option<Fact<Health>>,
-        was_fixed: Option<bool>,
+        was_like: Option<bool>,
         now: Timestamp,
     ) -> Fact<Health> {
         let key = own(service, id.clone());
+        let told = |value: Health, reason: &Arc<str>| match &known {
+            // The same, for another reason than before: it is so since then all the same.
+            Some(known) if known.value == value && was_like == Some(false) => {
+                Fact::new(value, known.since, reason.clone())
+            }
+            Some(known) if known.value == value => known.clone(),
+            _ => Fact::new(value, now, reason.clone()),
+        };
         let spec = match plan {
             Plan::Fixed(value, reason) => {
                 self.checks.remove(&key);
-                return match known {
-                    // The same, for another reason than before: it is so since then all the same.
-                    Some(known) if known.value == *value && was_fixed == Some(false) => {
-                        Fact::new(*value, known.since, reason.clone())
-                    }
-                    Some(known) if known.value == *value => known,
-                    _ => Fact::new(*value, now, reason.clone()),
+                return told(*value, reason);
+            }
+            Plan::Docker(value, reason) => {
+                let before = match &known {
+                    Some(known) if known.value != *value => known.clone(),
+                    _ => told(*value, reason),
                 };
+                return self.checks.hear(key, before, *value, reason);
             }
             Plan::Active(spec) => spec,
         };
@@ -103,7 +120,7 @@ impl Reconciler {
             return fact.clone();
         }
         let fact = known.unwrap_or_else(|| Fact::new(Health::Unknown, now, "not checked yet"));
-        let begin = match (was_fixed, fact.value) {
+        let begin = match (was_like, fact.value) {
             // Published by an earlier process.
             (None, _) => Begin::Known(fact.clone()),
             // Nobody looked so far, or Docker did.
@@ -159,8 +176,9 @@ impl Reconciler {
         let (service, endpoint) = (&key.service, &key.id);
         if key.unowned {
             tracing::info!(%service, %endpoint, health = ?fact.value, reason = %fact.reason, "endpoint without a living node turned");
-            let finding = self.unowned.found(key, fact);
+            let finding = self.unowned.found(key, fact, self.began.elapsed());
             self.pending.extend(finding);
+            self.look_at_unowned();
             return;
         }
         let Some((held, _)) = self
@@ -192,6 +210,7 @@ impl Reconciler {
         });
         self.tell_own(service, slice.as_ref());
         self.publisher.wish(service, slice, urgent);
+        self.may_need_recovery(service);
         self.observe(service);
     }
 
@@ -215,7 +234,7 @@ impl Reconciler {
     }
 }
 
-fn own(service: &ServiceKey, id: EndpointId) -> CheckKey {
+pub(super) fn own(service: &ServiceKey, id: EndpointId) -> CheckKey {
     CheckKey {
         service: service.clone(),
         id,
@@ -252,7 +271,7 @@ fn plan_unseen(policy: Option<&HealthPolicy>, endpoint: &Endpoint) -> Plan {
     let known = &endpoint.health;
     let ends = endpoint.lifecycle.value == Lifecycle::Terminating;
     if by_docker && (known.value != Health::Passing || ends) {
-        return Plan::Fixed(known.value, known.reason.clone());
+        return Plan::Docker(known.value, known.reason.clone());
     }
     let policy = policy.map(|policy| match policy {
         HealthPolicy::Disabled => HealthPolicy::Disabled,

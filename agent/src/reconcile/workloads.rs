@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use model::catalog::Catalog;
+use model::endpoint::Lifecycle;
 use model::name::Name;
 use model::workload::{Verdict, WorkloadReport};
 
@@ -54,6 +55,19 @@ impl Workloads {
                 "paused: takes no work until it is unpaused".to_owned(),
             ));
         }
+        let lifecycle = &local.workload.lifecycle;
+        match lifecycle.value {
+            Lifecycle::Terminating => {
+                verdicts.push(about_itself(format!(
+                    "{}: takes no new work",
+                    lifecycle.reason
+                )));
+            }
+            Lifecycle::Running if !lifecycle.reason.is_empty() => {
+                verdicts.push(about_itself(lifecycle.reason.to_string()));
+            }
+            Lifecycle::Running => {}
+        }
         verdicts.extend(self.table.verdict(local, &self.catalog).map(about_itself));
         if let Some(wish) = &local.wishes.service
             && let Some(reason) = self.writer.refusal(&wish.key)
@@ -73,6 +87,10 @@ impl Workloads {
         };
         let mut trouble: Vec<String> = local.workload.problem.iter().cloned().collect();
         trouble.extend(local.wishes.warnings.iter().cloned());
+        if local.workload.problem.is_some() {
+            // It is the fault of every service alike.
+            return trouble;
+        }
         for service in self.selection.selected_by(key) {
             if let Some(found) = self.selection.service(service) {
                 let made = endpoints(found, local, self.selection.node());

@@ -8,7 +8,7 @@ use model::workload::Source;
 
 use super::{Desired, NodeFacts};
 use crate::check::{self, Plan};
-use crate::labels::undecided;
+use crate::labels::{undecided, unexposed};
 use crate::local::Local;
 
 /// What a service makes of a workload that it selects.
@@ -56,7 +56,7 @@ fn target_port(port: &ServicePort, local: &Local) -> Result<u16, String> {
         return label.clone();
     }
     match local.workload.exposed.as_slice() {
-        [] => Ok(port.port),
+        [] => Err(unexposed()),
         [only] => Ok(*only),
         several if several.contains(&port.port) => Ok(port.port),
         several => Err(undecided(several)),

@@ -73,7 +73,14 @@ fn the_target_port_is_the_services_else_the_labels_else_the_only_exposed_one() {
         (&web(), Some("8081"), &[80, 443], Ok(8081)),
         (&web(), None, &[8080], Ok(8080)),
         (&web(), None, &[80, 443], Ok(80)),
-        (&web(), None, &[], Ok(80)),
+        (
+            &web(),
+            None,
+            &[],
+            Err(
+                "port http: exposes no port and none is chosen: set targetPort or label heddle.port",
+            ),
+        ),
         (
             &web(),
             None,
@@ -146,7 +153,7 @@ fn other_nodes_are_given_what_is_published_and_never_a_local_address() {
 
 #[test]
 fn host_networking_is_reached_at_the_nodes_addresses() {
-    let mut local = container("a", "shop", 1, &[("app", "web")], &[]);
+    let mut local = container("a", "shop", 1, &[("app", "web")], &[80]);
     local.workload.host_network = true;
     local.workload.addresses = vec!["127.0.0.1".parse().expect("an address")];
     let made = only(&web(), &local);
@@ -182,7 +189,7 @@ fn the_registrations_own_check_goes_before_the_services() {
     local.workload.docker_health = Some(Fact::new(Health::Failing, Timestamp(1), "exit 1"));
     assert!(matches!(
         only(&web(), &local).plan,
-        Plan::Fixed(Health::Failing, _)
+        Plan::Docker(Health::Failing, _)
     ));
 }
 
@@ -219,7 +226,7 @@ fn every_workload_is_told_who_selects_it_or_the_closest_reason_why_nobody_does()
         ),
     ];
     for (id, namespace, label, reason) in cases {
-        let local = container(id, namespace, 1, &[label], &[]);
+        let local = container(id, namespace, 1, &[label], &[80]);
         selection.put_workload(Arc::new(local.clone()));
         let verdict = verdict(&selection, &local);
         assert_eq!(verdict.reason, reason);
@@ -330,7 +337,7 @@ proptest! {
                 }
                 Step::PutWorkload(id, ns, labels) => {
                     let labels: Vec<_> = labels.iter().map(|(k, v)| (KEYS[*k], VALUES[*v])).collect();
-                    let it = Arc::new(container(NAMES[id], NAMESPACES[ns], 1, &labels, &[]));
+                    let it = Arc::new(container(NAMES[id], NAMESPACES[ns], 1, &labels, &[80]));
                     workloads.retain(|w| w.key() != it.key());
                     selection.put_workload(it.clone());
                     workloads.push(it);

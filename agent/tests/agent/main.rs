@@ -105,7 +105,7 @@ async fn what_went_while_the_agent_was_down_is_removed_and_the_rest_kept() {
         })
         .await;
     assert!(
-        kept[0].health.reason.contains("can't connect"),
+        kept[0].health.reason.contains("connection refused"),
         "{}",
         kept[0].health.reason
     );

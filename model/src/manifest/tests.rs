@@ -16,6 +16,7 @@ spec:
     rise: 2
   timeouts: {connect: 1s, request: 15s, idle: 5m}
   retries: {attempts: 2, budgetPercent: 20}
+  recovery: restart
 ---
 apiVersion: heddle/v1
 kind: Endpoint
@@ -111,6 +112,34 @@ fn what_is_wrong_is_named_with_its_path() {
         ),
         ("{ports: [{port: 80}], health: sometimes}", "spec.health"),
         (
+            "{ports: [{port: 80}], selector: a=b, recovery: reboot}",
+            "spec.recovery: the only action is `restart`",
+        ),
+        (
+            "{ports: [{port: 80}], selector: a=b, recovery: {action: restart, after: 500ms}}",
+            "spec.recovery.after: 1s to 24h",
+        ),
+        (
+            "{ports: [{port: 80}], selector: a=b, recovery: {action: restart, budget: 0}}",
+            "spec.recovery.budget: 1 to 60",
+        ),
+        (
+            "{ports: [{port: 80}], selector: a=b, recovery: {action: restart, aftr: 30s}}",
+            "spec.recovery.aftr: unknown field",
+        ),
+        (
+            "{ports: [{port: 80}], selector: a=b, recovery: {after: 30s}}",
+            "action",
+        ),
+        (
+            "{ports: [{port: 80}], recovery: restart}",
+            "spec.recovery: only containers are restarted",
+        ),
+        (
+            "{ports: [{port: 80}], selector: a=b, health: none, recovery: restart}",
+            "spec.recovery: with `health: none`",
+        ),
+        (
             "{ports: [{port: 80}], selector: 'app in web'}",
             "spec.selector",
         ),
@@ -155,6 +184,35 @@ fn a_spec_survives_the_registry() {
     let json = serde_json::to_string(&web.spec).unwrap();
     let back: ServiceSpec = serde_json::from_str(&json).unwrap();
     assert_eq!(back, web.spec);
+}
+
+#[test]
+fn recovery_is_written_as_it_was_read() {
+    for (yaml, json) in [
+        ("restart", r#""restart""#),
+        ("{action: restart}", r#""restart""#),
+        (
+            "{action: restart, after: 90s, budget: 3}",
+            r#"{"action":"restart","after":"1m30s","budget":3}"#,
+        ),
+    ] {
+        let text = service(&format!(
+            "{{ports: [{{port: 80}}], selector: app=web, recovery: {yaml}}}"
+        ));
+        let manifests = parse(&text).unwrap();
+        let Manifest::Service(web) = &manifests[0] else {
+            panic!("a service")
+        };
+        let recovery = web.spec.recovery.as_deref().unwrap();
+        assert_eq!(serde_json::to_string(recovery).unwrap(), json);
+        assert_eq!(
+            &serde_json::from_str::<Recovery>(json).unwrap(),
+            recovery,
+            "{json}"
+        );
+    }
+    let newer: Recovery = serde_json::from_str(r#""recreate""#).unwrap();
+    assert_eq!(newer.action, RecoveryAction::Unsupported);
 }
 
 proptest! {

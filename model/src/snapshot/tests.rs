@@ -1,10 +1,12 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::catalog::Change;
 use crate::endpoint::{Endpoint, Fact, Health, Lifecycle, Slice, State};
 use crate::manifest::{self, Manifest};
 use crate::mark::{Mark, MarkTarget};
+use crate::membership::{Membership, MembershipOptions};
 use crate::node::{Liveness, Node};
 use crate::service::{ManagedBy, Service};
 use crate::time::Timestamp;
@@ -325,6 +327,53 @@ fn endpoints_of_a_lost_node_are_checked_here_and_believed_until_then() {
     assert!(port(&b).unavailable.contains("connection refused"));
     b.apply(4, [alive("n2", true)]);
     assert_eq!(port(&b).eligible, [0], "its node's word counts again");
+}
+
+#[test]
+fn an_endpoint_tells_what_is_made_of_its_node() {
+    let reason_of = |changes: Vec<Change>, since: i64| {
+        let mut b = builder();
+        let options = MembershipOptions::default();
+        let mut membership = Membership::new(name("n1"), options, Timestamp(0));
+        let others = ["n2", "n3", "n4"].map(|n| alive(n, true));
+        membership.observe(&others, Duration::ZERO, Timestamp(0));
+        b.apply(2, others);
+        let a = endpoint("a", Health::Passing, Lifecycle::Running);
+        b.apply(3, [slice("shop/web", "n2", vec![a])]);
+        membership.observe(&changes, Duration::from_secs(9), Timestamp(since));
+        b.set_members(&membership, membership.clone().take_changed());
+        b.apply(4, changes);
+        assert_eq!(port(&b).eligible, [0], "it goes on taking work");
+        let view = port(&b).endpoints[0].clone();
+        (view.unowned, view.reason.to_string())
+    };
+    let restarting = Liveness {
+        node: name("n2"),
+        session: "s".into(),
+        since: Timestamp(0),
+        restarting_until: Some(Timestamp(60_000)),
+    };
+    let restarting = Change::Liveness(name("n2"), Some(Arc::new(restarting)));
+    for (changes, unowned, reason) in [
+        (vec![], false, "because"),
+        (
+            vec![alive("n2", false)],
+            true,
+            "node n2 is gone since 1970-01-01T00:00:05Z: checked from here: because",
+        ),
+        (
+            vec![alive("n2", false), alive("n3", false)],
+            true,
+            "node n2 is gone since 1970-01-01T00:00:05Z, with many others: checked from here: because",
+        ),
+        (
+            vec![restarting],
+            true,
+            "node n2 is restarting since 1970-01-01T00:00:05Z: checked from here: because",
+        ),
+    ] {
+        assert_eq!(reason_of(changes, 5000), (unowned, reason.to_owned()));
+    }
 }
 
 #[test]

@@ -90,7 +90,8 @@ pub struct EndpointView {
     pub id: EndpointId,
     /// The node that owns it; none when it was made by hand.
     pub node: Option<Name>,
-    /// Whether this node checks it for itself: nobody else does.
+    /// Whether this node checks it, though it is not its own: of a node that is not alive, or made by hand and this node's to
+    /// check.
     pub unowned: bool,
     /// Whether its local addresses are dialled, being on this node or in a network routable from here.
     pub local: bool,
@@ -137,6 +138,9 @@ pub struct EndpointLoad {
     pub seq: u64,
     /// Requests or connections that have not ended, counted to the end of the body.
     pub in_flight: AtomicU32,
+    /// Until when it is passed over because it left packets unanswered, in milliseconds of the data path's clock; 0: it
+    /// is not.
+    pub held_off_until: AtomicU64,
 }
 
 impl Default for EndpointLoad {
@@ -144,6 +148,7 @@ impl Default for EndpointLoad {
         EndpointLoad {
             seq: SEQUENCE.fetch_add(1, Ordering::Relaxed),
             in_flight: AtomicU32::new(0),
+            held_off_until: AtomicU64::new(0),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::body::RequestBody;
 use super::io::{EndpointIo, Patience};
 use super::pool::{Idle, Need};
 use crate::options::limits;
-use crate::sockets::{DialError, dial};
+use crate::sockets::{DialError, dial, unanswered};
 use crate::target::{InFlight, Port, View};
 use crate::worker::Worker;
 
@@ -31,6 +31,10 @@ pub(super) enum ConnectError {
 impl ConnectError {
     pub(super) fn timed_out(&self) -> bool {
         matches!(self, ConnectError::Dial(error) if error.timed_out())
+    }
+
+    pub(super) fn unanswered(&self) -> bool {
+        matches!(self, ConnectError::Dial(error) if error.unanswered())
     }
 
     pub(super) fn in_words(&self) -> String {
@@ -264,6 +268,18 @@ async fn connect_http2(
         }
     }));
     Ok(sender)
+}
+
+/// Whether a connection broke because its packets went unanswered.
+pub(super) fn went_unanswered(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return unanswered(error);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// An error of the engine with its causes, on one line.

@@ -8,13 +8,13 @@ use std::rc::Rc;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use model::service::UpstreamProtocol;
 
-use super::attempt::{Answer, Failure, Unsent, attempt, in_words};
+use super::attempt::{Answer, Failure, Unsent, attempt, in_words, went_unanswered};
 use super::body::RequestBody;
 use super::pool::Need;
 use super::reply::Problem;
 use crate::metrics::RetryResult;
 use crate::options::limits;
-use crate::pick::{self, Tried};
+use crate::pick::{self, Tried, hold_off};
 use crate::target::{InFlight, Port, View};
 
 /// The tries of one request.
@@ -117,6 +117,7 @@ impl Tries {
             let tried = attempt(&port, &view, index, self.need, &mut self.unsent).await;
             let failure = match tried {
                 Ok(answer) => {
+                    hold_off::end(endpoint);
                     self.count_retry(RetryResult::Success);
                     return Ok((answer, in_flight));
                 }
@@ -127,6 +128,9 @@ impl Tries {
                 Failure::Connect { error } => {
                     self.port.stats.connect_failures.add(1);
                     self.timeouts += u32::from(error.timed_out());
+                    if error.unanswered() {
+                        hold_off::begin(endpoint);
+                    }
                     self.tried.add(endpoint);
                     let problem = Problem::connect(endpoint, &error.in_words());
                     tracing::debug!(service = %self.port.key(), problem.text, "trying the next endpoint");
@@ -156,11 +160,21 @@ impl Tries {
                         return Err(Problem::request_body(&in_words(&error)));
                     }
                     let problem = Problem::broken(endpoint, &in_words(&error));
+                    let gone = went_unanswered(&error);
+                    if gone {
+                        hold_off::begin(endpoint);
+                    }
                     match self.stale_head(reused) {
                         Some(head) => {
-                            again = Some(index);
                             self.need = Need::New;
                             self.unsent = Some(head.request());
+                            if gone {
+                                self.tried.add(endpoint);
+                                self.last = Some(problem);
+                                again = self.only(index);
+                            } else {
+                                again = Some(index);
+                            }
                         }
                         None if self.idempotent => {
                             self.tried.add(endpoint);

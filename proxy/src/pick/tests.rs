@@ -173,3 +173,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_endpoint_that_leaves_packets_unanswered_is_passed_over_while_there_is_another() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+        let port = port(balance, &[(1, 0, true), (1, 0, true), (1, 0, true)]);
+        hold_off::begin(&port.endpoints[1]);
+        assert_eq!(spread(&port, 300).get(&1), None);
+        hold_off::begin(&port.endpoints[0]);
+        assert_eq!(spread(&port, 300), BTreeMap::from([(2, 300)]));
+        hold_off::begin(&port.endpoints[2]);
+        assert!(
+            pick(&port, &Tried::default()).is_some(),
+            "rather a bad one than nobody"
+        );
+        hold_off::end(&port.endpoints[1]);
+        assert_eq!(spread(&port, 300), BTreeMap::from([(1, 300)]));
+    }
+}

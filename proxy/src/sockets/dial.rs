@@ -31,6 +31,15 @@ impl DialError {
         matches!(self, DialError::Timeout { .. })
     }
 
+    /// Whether nobody answered at all: not even with a refusal.
+    pub(crate) fn unanswered(&self) -> bool {
+        match self {
+            DialError::Timeout { .. } => true,
+            DialError::Io { source, .. } => unanswered(source),
+            DialError::NoAddress => false,
+        }
+    }
+
     /// With the operating system's reason, for a line of text.
     pub(crate) fn in_words(&self) -> String {
         match self {
@@ -38,6 +47,16 @@ impl DialError {
             _ => self.to_string(),
         }
     }
+}
+
+/// Whether a socket failed because its packets went unanswered: the host is cut off, or gone.
+pub(crate) fn unanswered(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 /// Connects to the first of the addresses that answers; the time-out is for all of them together.

@@ -49,6 +49,15 @@ pub enum StoreError {
         /// The oldest revision after which a watch can still start; 0 where that is not known.
         revision: Revision,
     },
+    /// The store's history is another one than was followed: it was restored from a backup, or replaced. What is there
+    /// now has to be listed, and what was known of revisions means nothing any more.
+    #[error(
+        "the registry was restored or replaced: it stands at revision {revision} of another history"
+    )]
+    Restored {
+        /// Its revision now.
+        revision: Revision,
+    },
     /// A limit of [`super::Limits`], or the server's own lower one, was exceeded; nothing was
     /// written.
     #[error("{size} {what} exceed the limit of {limit} (at key {key:?})")]
@@ -142,6 +151,7 @@ impl StoreError {
                 Retry::ReadFirst
             }
             StoreError::Compacted { .. }
+            | StoreError::Restored { .. }
             | StoreError::TooLarge { .. }
             | StoreError::InvalidTxn { .. }
             | StoreError::LeaseNotFound { .. }

@@ -20,7 +20,7 @@ mod error;
 mod etcd;
 mod lease;
 mod txn;
-mod watch;
+pub(crate) mod watch;
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use async_trait::async_trait;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::{Retry, StoreError};
-pub use etcd::{EtcdOptions, EtcdStore};
+pub use etcd::{EtcdOptions, EtcdStore, IdentityFiles, TlsFiles, UserFile};
 pub use lease::{Lease, LeaseId};
 pub use txn::{Compare, Entry, Listing, Op, Outcome, Txn};
 pub use watch::{Change, Watch, WatchEvent};
@@ -36,7 +36,8 @@ pub use watch::{Change, Watch, WatchEvent};
 /// A point in the store's history, etcd's `revision`.
 ///
 /// Every transaction that changes something takes the next one; all its changes share it. It never
-/// goes down while the same store is served, restarts included.
+/// goes down while the same store is served, restarts included; where an etcd is restored from a backup, a watch ends with
+/// [`StoreError::Restored`].
 pub type Revision = i64;
 
 /// What one call may ask for. Exceeding a limit gives [`StoreError::TooLarge`] before anything is
@@ -110,7 +111,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Compacted`] when the history after `after` is gone, either here or from the
-    /// first [`Watch::next`]: list again, and watch after that listing.
+    /// first [`Watch::next`]: list again, and watch after that listing. [`StoreError::Restored`] when `after` lies in
+    /// another history than the store's: likewise.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// A lease of `ttl`, renewed in the background until it is revoked or dropped.

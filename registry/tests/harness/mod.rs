@@ -52,7 +52,7 @@ enum Engine {
         dir: tempfile::TempDir,
     },
     Etcd {
-        etcd: Etcd,
+        etcd: Box<Etcd>,
     },
 }
 
@@ -82,7 +82,7 @@ impl Backend {
         );
         Some(Backend {
             store,
-            engine: Engine::Etcd { etcd },
+            engine: Engine::Etcd { etcd: etcd.into() },
         })
     }
 

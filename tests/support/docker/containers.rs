@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::host::signal;
 use super::{Dockerd, IMAGE};
 use crate::support::image;
 
@@ -21,7 +23,8 @@ impl Dockerd {
         said("docker import", &output);
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    /// The docker command against this host.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("docker");
         // The user's own contexts and settings must not lead to another daemon.
         for variable in [
@@ -55,7 +58,11 @@ impl Dockerd {
     /// Starts a container in the background and returns its id.
     #[track_caller]
     pub fn run(&self, options: RunOptions<'_>) -> String {
-        let words = options.words("run");
+        let mut words = options.words("run");
+        if self.setup.podman {
+            // dockerd is told of it when it starts.
+            words.insert(2, format!("--cgroup-parent=/{}", self.control_group));
+        }
         self.cli(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
@@ -125,17 +132,33 @@ impl Dockerd {
         parsed.unwrap_or_else(|| panic!("{container} has no address on {network}: {address}"))
     }
 
+    /// The first process of a container, which can be ended without asking the daemon.
+    #[track_caller]
+    pub fn process(&self, container: &str) -> Process {
+        let id = self.cli(&["inspect", "--format", "{{.Id}}", container]);
+        // Its control group carries the container's id.
+        let found = std::fs::read_dir("/proc").expect("processes").flatten();
+        let pid = found
+            .filter(|entry| {
+                let groups = std::fs::read_to_string(entry.path().join("cgroup"));
+                groups.is_ok_and(|groups| groups.contains(&id))
+            })
+            .find_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Process {
+            pid: pid.unwrap_or_else(|| panic!("{container} has no process")),
+        }
+    }
+
     /// The host port that a container's TCP port is published on.
     #[track_caller]
     pub fn published_port(&self, container: &str, port: u16) -> u16 {
         let printed = self.cli(&["port", container, &format!("{port}/tcp")]);
+        // Podman leaves the address out where it means all of them.
         let first = printed
             .lines()
             .next()
-            .and_then(|line| line.parse::<SocketAddr>().ok());
-        first
-            .unwrap_or_else(|| panic!("{container} does not publish {port}: {printed:?}"))
-            .port()
+            .and_then(|line| line.rsplit_once(':')?.1.parse().ok());
+        first.unwrap_or_else(|| panic!("{container} does not publish {port}: {printed:?}"))
     }
 
     /// Docker's events from now on.
@@ -161,6 +184,22 @@ impl Dockerd {
             }
         });
         Events { child, receiver }
+    }
+}
+
+/// A process in a container.
+pub struct Process {
+    pid: i32,
+}
+
+impl Process {
+    pub fn kill(&self) {
+        signal(self.pid, libc::SIGKILL);
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.pid))
     }
 }
 
@@ -240,7 +279,7 @@ impl Drop for Events {
 }
 
 #[track_caller]
-fn said(what: &str, output: &Output) -> String {
+pub(super) fn said(what: &str, output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),

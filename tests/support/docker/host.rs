@@ -18,8 +18,11 @@ pub(super) fn open_host(netns: &Netns, folder: &Path) -> (Child, ChildStdin, i32
     const SCRIPT: &str = "
         set -e
         mount -t tmpfs -o mode=0711 tmpfs \"$1/state\"
-        mkdir -p /run/containerd
-        mount -t tmpfs -o mode=0711 tmpfs /run/containerd
+        # Podman keeps its locks and its networks' leases in these.
+        for folder in /run/containerd /run/containers /run/libpod /run/netns /var/lib/cni; do
+            mkdir -p $folder
+            mount -t tmpfs -o mode=0711 tmpfs $folder
+        done
         echo ready
         cat > /dev/null
     ";
@@ -102,6 +105,27 @@ pub(super) fn remove_control_groups(name: &str) {
     }
 }
 
+/// Lets everything that is paused in a host go on: what is frozen can't even be killed.
+pub(super) fn thaw(name: &str) {
+    for hierarchy in control_group_hierarchies() {
+        thaw_control_group(&hierarchy.join(name));
+    }
+}
+
+fn thaw_control_group(group: &Path) {
+    // Version 1, version 2; a group has one of them or none.
+    for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        if group.join(file).exists() {
+            let _ = fs::write(group.join(file), word);
+        }
+    }
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw_control_group(&entry.path());
+        }
+    }
+}
+
 /// Removes a control group with those below it. One that still holds a process stays: the kernel sees to that.
 fn remove_control_group(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
@@ -131,6 +155,7 @@ pub(super) fn remove_leftovers() {
             .iter()
             .flat_map(|hierarchy| leftovers(hierarchy))
         {
+            thaw_control_group(&group);
             remove_control_group(&group);
         }
     });

@@ -4,16 +4,19 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use super::http::USER_AGENT;
-use super::{ProbeError, shown};
+use super::{FAREWELL, ProbeError, shown};
+use crate::reconcile::lock;
 
 /// The answer is a few bytes long.
 const MAX_MESSAGE_BYTES: usize = 4096;
@@ -23,11 +26,15 @@ pub(super) async fn check(
     address: SocketAddr,
     service: &str,
 ) -> Result<(), ProbeError> {
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+    let tasks = Tasks::default();
+    let _ended = Ended(tasks.clone());
+    let (mut sender, connection) = http2::handshake(tasks.clone(), TokioIo::new(stream))
         .await
-        .map_err(ProbeError::Http)?;
-    // Ends when the sender is dropped, with the connection closed in good order.
-    tokio::spawn(connection);
+        .map_err(ProbeError::Http2)?;
+    lock(&tasks.0).spawn(async move {
+        // Its error, if any, is the request's too.
+        let _ = connection.await;
+    });
     let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
@@ -37,7 +44,7 @@ pub(super) async fn check(
     let response = sender
         .send_request(request)
         .await
-        .map_err(ProbeError::Http)?;
+        .map_err(ProbeError::Http2)?;
     if response.status() != http::StatusCode::OK {
         return Err(ProbeError::GrpcHttp(response.status().as_u16()));
     }
@@ -50,12 +57,49 @@ pub(super) async fn check(
     if let Some(trailers) = body.trailers() {
         status(trailers)?;
     }
+    drop(sender);
+    tasks.part();
     match serving(&body.to_bytes()) {
         Some(1) => Ok(()),
         Some(0) => Err(ProbeError::NotServing("UNKNOWN")),
         Some(2) => Err(ProbeError::NotServing("NOT_SERVING")),
         Some(3) => Err(ProbeError::NotServing("SERVICE_UNKNOWN")),
         _ => Err(ProbeError::GrpcMessage),
+    }
+}
+
+/// What hyper runs beside a check's own task; none of it outlives the check by more than [`FAREWELL`], so that a peer that
+/// doesn't answer holds no descriptor.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        lock(&self.0).spawn(task);
+    }
+}
+
+impl Tasks {
+    /// Lets the connection end in good order, without keeping the verdict waiting.
+    fn part(&self) {
+        let mut tasks = std::mem::take(&mut *lock(&self.0));
+        tokio::spawn(async move {
+            let ended = async { while tasks.join_next().await.is_some() {} };
+            // Dropped with the tasks in it, the set ends them.
+            let _ = tokio::time::timeout(FAREWELL, ended).await;
+        });
+    }
+}
+
+/// Ends the tasks however the check ends.
+struct Ended(Tasks);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        lock(&self.0.0).abort_all();
     }
 }
 

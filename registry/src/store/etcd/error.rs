@@ -65,11 +65,23 @@ pub(super) fn from_status(address: &str, deadline: Duration, status: Status) -> 
             address,
             source: words(&status).into(),
         },
-        Code::InvalidArgument if message.contains("user name is empty") => StoreError::Denied {
+        Code::InvalidArgument
+            if message.contains("user name is empty")
+                || message.contains("authentication failed")
+                || message.contains("revision of auth store is old") =>
+        {
+            StoreError::Denied {
+                address,
+                source: words(&status).into(),
+            }
+        }
+        Code::DeadlineExceeded => StoreError::DeadlineExceeded { address, deadline },
+        // Said before the request is looked at, because calls ask for a leader (`hasleader`).
+        Code::Unavailable if message == "etcdserver: no leader" => StoreError::Unavailable {
             address,
+            sent: false,
             source: words(&status).into(),
         },
-        Code::DeadlineExceeded => StoreError::DeadlineExceeded { address, deadline },
         // What a broken connection looks like, at whatever moment it broke, besides etcd's own
         // "no leader", "leader changed", "request timed out" and "server stopped".
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal | Code::Aborted => {
@@ -85,6 +97,18 @@ pub(super) fn from_status(address: &str, deadline: Duration, status: Status) -> 
             source: words(&status).into(),
         },
     }
+}
+
+/// Whether etcd refused the call for its token, before doing anything: after another log-in it may be made again.
+pub(super) fn is_stale_token(error: &etcd_client::Error) -> bool {
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return false;
+    };
+    let message = status.message();
+    status.code() == Code::Unauthenticated
+        || message.contains("invalid auth token")
+        || message.contains("user name is empty")
+        || message.contains("revision of auth store is old")
 }
 
 /// What a person needs of a status: the cause at its root, where the transport gives one, else etcd's own message. The

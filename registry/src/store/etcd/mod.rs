@@ -2,13 +2,19 @@
 //!
 //! # Layout
 //! - `cluster`: the members, which of them is asked, deadlines and fail-over
+//! - `connect`: connections to one member, with and without TLS
+//! - `tls`: which authorities are believed and which certificate is shown ([`TlsFiles`])
+//! - `user`: user, password and token ([`UserFile`])
 //! - `error`: what etcd's and the transport's errors mean to a caller
 //! - `watch`: one prefix's changes, whole revisions only, and noticing that a stream has died
 //! - `lease`: renewing a lease through outages
 
 mod cluster;
+mod connect;
 mod error;
 mod lease;
+mod tls;
+mod user;
 mod watch;
 
 use std::sync::Arc;
@@ -20,7 +26,11 @@ use etcd_client::proto::PbKeyValue;
 use etcd_client::{CompareOp, GetOptions, PutOptions, TxnOp};
 use tracing::{debug, warn};
 
+use crate::metrics::Metrics;
+
 use self::cluster::Cluster;
+pub use self::tls::{IdentityFiles, TlsFiles};
+pub use self::user::UserFile;
 use self::watch::EtcdWatch;
 use super::{
     Compare, Entry, Lease, Listing, Op, Outcome, Revision, Store, StoreError, Txn, Watch, txn,
@@ -32,9 +42,15 @@ const LIST_ATTEMPTS: usize = 3;
 /// Where etcd is and how patient to be with it.
 #[derive(Debug, Clone)]
 pub struct EtcdOptions {
-    /// The members' client URLs (`http://host:port`, or `host:port`). One is used at a time, the
+    /// The members' client URLs (`http://host:port`, `https://host:port`, or `host:port`). One is used at a time, the
     /// next when it fails.
     pub endpoints: Vec<String>,
+    /// For `https://` endpoints; must be empty for others.
+    pub tls: TlsFiles,
+    /// For an etcd with users (`etcdctl auth enable`). It needs a role with read and write permission on the prefix.
+    pub user: Option<UserFile>,
+    /// Where turns to other members and log-ins are counted.
+    pub metrics: Metrics,
     /// Every call to the store ends within this time. A listing may take it once per page.
     pub deadline: Duration,
     /// Time for a TCP connection.
@@ -53,15 +69,18 @@ pub struct EtcdOptions {
 
 impl EtcdOptions {
     /// The defaults for these endpoints: 5 s for a call, 2 s to connect, dead connections noticed
-    /// within 15 s.
+    /// within 15 s, dead watches within 10 s.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> EtcdOptions {
         EtcdOptions {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            tls: TlsFiles::default(),
+            user: None,
+            metrics: Metrics::new(),
             deadline: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             keep_alive_interval: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(5),
-            watch_probe_interval: Duration::from_secs(10),
+            watch_probe_interval: Duration::from_secs(5),
             page_keys: 1000,
         }
     }
@@ -81,7 +100,7 @@ impl EtcdStore {
     /// then runs them.
     ///
     /// # Errors
-    /// [`StoreError::Config`] for an endpoint that is no URL this version can use.
+    /// [`StoreError::Config`] for an endpoint that is no URL this version can use, and for TLS files that can't be used.
     pub async fn connect(options: EtcdOptions) -> Result<EtcdStore, StoreError> {
         Ok(EtcdStore {
             cluster: Arc::new(Cluster::new(options).await?),

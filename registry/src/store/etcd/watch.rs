@@ -17,10 +17,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 use etcd_client::{WatchOptions, WatchRequestSender, WatchResponseStream};
+use tokio::sync;
 use tokio::time::Instant;
+use tonic::Status;
 use tracing::warn;
 
-use super::cluster::{Cluster, Member};
+use super::cluster::{Cluster, Member, Seen};
 use super::error::classify;
 use super::{entry, key, range_of};
 use crate::store::watch::WatchSource;
@@ -40,6 +42,7 @@ pub(super) struct EtcdWatch {
     responses: WatchResponseStream,
     events: Events,
     probe: Probe,
+    turns: sync::watch::Receiver<usize>,
 }
 
 impl EtcdWatch {
@@ -54,8 +57,22 @@ impl EtcdWatch {
             .with_start_revision(after + 1)
             .with_progress_notify()
             .with_fragment();
+        let turns = cluster.turns();
         let started = cluster.read_with_index(|member| open(member, from.clone(), options.clone()));
-        let (member, (requests, responses, first, trust_progress)) = started.await?;
+        let (member, opened) = started.await?;
+        let Opened {
+            requests,
+            responses,
+            first,
+            trust_progress,
+            present,
+        } = opened;
+        // A watch after a revision that is still to come would be silent until then, and miss all before it.
+        if !cluster.goes_on(present) || present.revision < after {
+            return Err(StoreError::Restored {
+                revision: present.revision,
+            });
+        }
         let mut watch = EtcdWatch {
             probe: Probe::new(
                 cluster.options.watch_probe_interval,
@@ -66,6 +83,7 @@ impl EtcdWatch {
             requests,
             responses,
             events: Events::new(after, trust_progress),
+            turns,
         };
         watch.accept(first)?;
         Ok(watch)
@@ -120,6 +138,12 @@ impl WatchSource for EtcdWatch {
                         return Err(classify(address, self.cluster.options.deadline, error));
                     }
                 },
+                // Something else found that a member fails. Whether it is this one is better known now than at the next probe.
+                turned = self.turns.changed() => {
+                    if turned.is_ok() && *self.turns.borrow_and_update() != self.member {
+                        self.probe.doubt();
+                    }
+                }
                 () = tokio::time::sleep_until(self.probe.due()) => {
                     if self.probe.is_out() {
                         return Err(self.broken("the watch is silent".to_owned()));
@@ -134,37 +158,75 @@ impl WatchSource for EtcdWatch {
     }
 }
 
+struct Opened {
+    requests: WatchRequestSender,
+    responses: WatchResponseStream,
+    first: PbWatchResponse,
+    trust_progress: bool,
+    /// The present when the watch was there.
+    present: Seen,
+}
+
 /// Opens a stream with one watch on it and waits for the server to confirm it.
 async fn open(
     member: &Member,
     from: Vec<u8>,
     options: WatchOptions,
-) -> Result<
-    (
-        WatchRequestSender,
-        WatchResponseStream,
-        PbWatchResponse,
-        bool,
-    ),
-    etcd_client::Error,
-> {
-    let status = member.client.maintenance_client().status().await?;
+) -> Result<Opened, etcd_client::Error> {
+    let index_before = member
+        .client
+        .maintenance_client()
+        .status()
+        .await?
+        .raft_index();
     let mut client = member
         .client
         .watch_client()
         .max_decoding_message_size(super::cluster::MAX_ANSWER_BYTES);
-    let (requests, mut responses) = client.watch(from, Some(options)).await?.split();
+    let (requests, mut responses) = client.watch(from.clone(), Some(options)).await?.split();
     let Some(first) = responses.message().await? else {
         return Err(etcd_client::Error::WatchError(
             "the stream ended at once".to_owned(),
         ));
     };
-    Ok((
+    let first = first.0;
+    // An expired token ends a watch before it begins, and etcd 3.4 calls that a lack of permission too. As a status it
+    // leads to another log-in, and means what it says if it stands after that.
+    if first.canceled && first.compact_revision == 0 && is_about_the_user(&first.cancel_reason) {
+        let status = Status::unauthenticated(first.cancel_reason);
+        return Err(etcd_client::Error::GRpcStatus(status));
+    }
+    let key = match from.as_slice() {
+        // The watch on all keys.
+        [] => vec![0],
+        from => from.to_vec(),
+    };
+    let read = member.kv().get(key, None).await?;
+    let status = member.client.maintenance_client().status().await?;
+    Ok(Opened {
         requests,
         responses,
-        first.0,
-        tells_progress_in_order(status.version()),
-    ))
+        first,
+        trust_progress: tells_progress_in_order(status.version()),
+        present: Seen {
+            cluster: status.header().map_or(0, |header| header.cluster_id()),
+            term: status.raft_term(),
+            index_before,
+            index: status.raft_index(),
+            revision: read.header().map_or(0, |header| header.revision()),
+        },
+    })
+}
+
+fn is_about_the_user(reason: &str) -> bool {
+    [
+        "permission denied",
+        "auth token",
+        "user name is empty",
+        "auth store",
+    ]
+    .iter()
+    .any(|about| reason.contains(about))
 }
 
 /// Whether a server of this version answers a progress request after all events that it covers.
@@ -204,6 +266,15 @@ impl Probe {
     fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.asked = None;
+    }
+
+    /// To be asked at once.
+    fn doubt(&mut self) {
+        if let Some(past) = Instant::now().checked_sub(self.interval)
+            && self.asked.is_none()
+        {
+            self.heard = self.heard.min(past);
+        }
     }
 
     fn sent(&mut self, now: Instant) {

@@ -1,0 +1,397 @@
+//! Nodes that die, alone and many at once: what they leave is checked by the others, held or collected, and traffic goes on.
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use support::etcd::Etcd;
+use support::http;
+use support::load::{Load, Plan};
+use support::netns::{self, Lan};
+use support::node::{Node, NodeOptions, PATIENCE};
+use support::wait::eventually;
+use support::whoami::Whoami;
+
+const WEB: &str = "
+apiVersion: heddle/v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  selector: app=web
+  ports: [{name: http, port: 80, targetPort: 8080, protocol: http}]
+  health: {http: {path: /healthz}, interval: 200ms, timeout: 1s, fall: 3, rise: 1}
+";
+
+/// Hosts with a node each, named n1 and so on, and one etcd between them.
+struct Mesh {
+    nodes: Vec<Node>,
+    /// `w1` on the first host and so on, where there is one.
+    backends: Vec<Option<Whoami>>,
+    etcd: Etcd,
+    lan: Lan,
+}
+
+impl Mesh {
+    /// `registry` are more keys of the configuration's `[registry]`.
+    fn start(count: u8, registry: &str) -> Option<Mesh> {
+        if !netns::ready() {
+            return None;
+        }
+        let etcd = Etcd::start_or_skip("nodes that die")?;
+        let lan = Lan::new(count);
+        let url = etcd.endpoint_at(IpAddr::V4(lan.address));
+        let nodes = (lan.hosts.iter().zip(1..)).map(|(host, n)| {
+            let mut node = Node::prepare(&NodeOptions {
+                name: &format!("n{n}"),
+                netns: Some(&host.netns),
+                etcd: Some(url.clone()),
+                address: Some(IpAddr::V4(host.address)),
+                vip_range: "10.96.0.0/16",
+                dns: "10.96.0.10:53",
+                ..NodeOptions::default()
+            });
+            let path = node.path("heddle.toml");
+            let text = std::fs::read_to_string(&path).unwrap();
+            let section = "[registry]\n";
+            assert!(text.contains(section));
+            let text = text.replace(section, &format!("{section}{registry}\n"));
+            std::fs::write(&path, text).unwrap();
+            node.launch();
+            node
+        });
+        let nodes: Vec<Node> = nodes.collect();
+        for node in &nodes {
+            let what = "all nodes see each other";
+            eventually(PATIENCE, what, || {
+                let seen = node.get("nodes");
+                seen.iter().filter(|n| n["status"] == "alive").count() == nodes.len()
+            });
+        }
+        Some(Mesh {
+            backends: nodes.iter().map(|_| None).collect(),
+            nodes,
+            etcd,
+            lan,
+        })
+    }
+
+    /// A backend on every host, registered with its node, and all of them in rotation everywhere.
+    fn serve(&mut self) {
+        self.nodes[0].apply(WEB);
+        for host in 0..self.nodes.len() {
+            self.backend(host);
+            let text = format!(
+                "{{id: w{}, namespace: shop, labels: {{app: web}}, ports: [8080]}}",
+                host + 1
+            );
+            let file = self.nodes[host].path("registration.yaml");
+            std::fs::write(&file, text).unwrap();
+            self.nodes[host].ok(&["register", file.to_str().unwrap()]);
+        }
+        let all = self.nodes.len() as u64;
+        for node in &self.nodes {
+            node.eligible("shop/web", all);
+        }
+    }
+
+    fn backend(&mut self, host: usize) {
+        let netns = &self.lan.hosts[host].netns;
+        let name = format!("w{}", host + 1);
+        self.backends[host] = Some(Whoami::start_in(netns, "0.0.0.0:8080", &name, &[]));
+    }
+
+    /// Who answers on a host, each once, over so many requests that each of five has its turn.
+    fn answering(&self, host: usize) -> Vec<String> {
+        let address = SocketAddr::new(self.nodes[host].vip("shop/web"), 80);
+        let mut names: Vec<String> = self.lan.hosts[host].netns.enter(|| {
+            (0..15)
+                .map(|_| match http::get(address, "/id") {
+                    Ok(answer) if answer.status == 200 => answer.body.trim().to_owned(),
+                    Ok(answer) => format!("{}: {}", answer.status, answer.body),
+                    Err(error) => error.to_string(),
+                })
+                .collect()
+        });
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn load(&self, host: usize) -> Load {
+        let plan = Plan {
+            address: SocketAddr::new(self.nodes[host].vip("shop/web"), 80),
+            method: "GET",
+            path: "/id".to_owned(),
+            connections: 2,
+            pause: Duration::from_millis(5),
+        };
+        Load::start(&plan, Some(&self.lan.hosts[host].netns))
+    }
+
+    fn keys(&self, below: &str) -> Vec<String> {
+        let prefix = format!("/heddle/v1/{below}");
+        let text = self.etcd.ctl(&["get", "--prefix", "--keys-only", &prefix]);
+        let keys = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+        keys.map(str::to_owned).collect()
+    }
+
+    fn revision(&self) -> i64 {
+        let text = self.etcd.ctl(&["get", "x", "-w", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        answer["header"]["revision"].as_i64().unwrap()
+    }
+}
+
+fn until_node_is(seen_by: &Node, name: &str, status: &str) {
+    eventually(PATIENCE, &format!("{name} is {status}"), || {
+        let all = seen_by.get("nodes");
+        let found = all.into_iter().find(|n| n["name"] == name);
+        match found {
+            Some(n) if n["status"] == status => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+/// Fails unless a service has this many endpoints that take work, now.
+#[track_caller]
+fn has(node: &Node, key: &str, count: u64) {
+    let service = node.service(key).expect("the service is there");
+    let port = &service["status"]["ports"][0];
+    assert_eq!(port["eligible"], count, "{port}");
+}
+
+fn reasons(node: &Node) -> String {
+    node.readyz()
+        .map_or(String::new(), |(_, body)| body["reasons"].to_string())
+}
+
+#[test]
+fn sixty_per_cent_of_the_nodes_expire_at_once_and_are_held_until_their_checks_fail() {
+    let Some(mut mesh) = Mesh::start(5, "expiry_hold = \"12s\"\ncollect_after = \"1s\"") else {
+        return;
+    };
+    mesh.serve();
+    let load = mesh.load(0);
+    for node in &mut mesh.nodes[1..4] {
+        node.kill();
+    }
+    for seen_by in [0, 4] {
+        eventually(PATIENCE, "the mass expiry is held", || {
+            let text = reasons(&mesh.nodes[seen_by]);
+            text.contains("mass expiry held: 3 of 5 nodes lost within 3s (n2, n3, n4)")
+                .then_some(())
+                .ok_or(text)
+        });
+    }
+    let n1 = &mesh.nodes[0];
+    until_node_is(n1, "n3", "held");
+    assert_eq!(n1.metric("heddle_mass_expiry_held", &[]), 1.0);
+    assert_eq!(n1.metric("heddle_nodes", &["state=\"held\""]), 3.0);
+    assert_eq!(
+        mesh.answering(0),
+        ["w1", "w2", "w3", "w4", "w5"],
+        "the dead nodes' backends live, and serve"
+    );
+    assert_eq!(mesh.keys("slices/").len(), 5, "nothing is collected");
+    let tally = load.stop();
+    assert_eq!(tally.failed, 0, "{tally:?}");
+
+    for backend in &mut mesh.backends[1..4] {
+        *backend = None;
+    }
+    for seen_by in [0, 4] {
+        mesh.nodes[seen_by].eligible("shop/web", 2);
+        assert_eq!(mesh.answering(seen_by), ["w1", "w5"]);
+    }
+    let w2 = mesh.nodes[0].endpoints("shop/web");
+    let w2 = w2.iter().find(|e| e["workloadName"] == "w2");
+    // Held still, or released already on a slow machine.
+    if let Some(w2) = w2 {
+        let reason = w2["reason"].as_str().unwrap();
+        assert!(
+            reason.starts_with("node n2 is gone since ") && reason.contains("checked from here: "),
+            "{reason}"
+        );
+    }
+    eventually(PATIENCE, "what the dead left is collected", || {
+        let keys = mesh.keys("slices/shop/web/");
+        (keys == ["n1", "n5"]).then_some(()).ok_or(keys)
+    });
+    assert_eq!(reasons(&mesh.nodes[0]), "[]", "the hold is over");
+    let collected = |node: &Node| node.metric("heddle_slices_collected_total", &[]);
+    eventually(PATIENCE, "three slices were collected, each once", || {
+        collected(&mesh.nodes[0]) + collected(&mesh.nodes[4]) == 3.0
+    });
+    until_node_is(&mesh.nodes[0], "n2", "orphaned");
+    let told = |node: &Node, reason: &str| node.ok(&["events", "-A"]).contains(reason);
+    for reason in ["MassExpiryHeld", "MassExpiryReleased"] {
+        eventually(PATIENCE, reason, || told(&mesh.nodes[0], reason));
+    }
+    eventually(PATIENCE, "who collected tells", || {
+        [0, 4]
+            .into_iter()
+            .any(|n| told(&mesh.nodes[n], "SliceCollected"))
+    });
+
+    // A node that comes back publishes again what was collected.
+    mesh.backend(1);
+    mesh.nodes[1].launch();
+    mesh.nodes[0].eligible("shop/web", 3);
+    until_node_is(&mesh.nodes[0], "n2", "alive");
+    assert_eq!(mesh.answering(0), ["w1", "w2", "w5"]);
+}
+
+#[test]
+fn one_node_that_dies_with_its_backend_is_orphaned_at_once_and_out_of_rotation() {
+    let Some(mut mesh) = Mesh::start(3, "collect_after = \"1s\"") else {
+        return;
+    };
+    mesh.serve();
+    mesh.lan.cut(1);
+    let cut = Instant::now();
+    std::thread::scope(|scope| {
+        // Before anybody has noticed: a connection that can't be made goes to the next endpoint.
+        let answering = scope.spawn(|| mesh.answering(0));
+        until_node_is(&mesh.nodes[0], "n2", "orphaned");
+        let orphaned = cut.elapsed();
+        eprintln!("orphaned {orphaned:?} after it was cut off, with leases of 3 s");
+        assert_eq!(answering.join().unwrap(), ["w1", "w3"]);
+    });
+    for seen_by in [0, 2] {
+        mesh.nodes[seen_by].eligible("shop/web", 2);
+        assert!(!reasons(&mesh.nodes[seen_by]).contains("mass expiry"));
+    }
+    eventually(PATIENCE, "its slice is collected", || {
+        let keys = mesh.keys("slices/shop/web/");
+        (keys == ["n1", "n3"]).then_some(()).ok_or(keys)
+    });
+    // It was never dead, only away: what was collected is put back as soon as it sees so.
+    mesh.lan.mend(1);
+    for seen_by in [0, 2] {
+        mesh.nodes[seen_by].eligible("shop/web", 3);
+    }
+    until_node_is(&mesh.nodes[0], "n2", "alive");
+
+    // The only instances left die without a word: gone.
+    mesh.nodes[1].kill();
+    for backend in &mut mesh.backends {
+        *backend = None;
+    }
+    mesh.nodes[0].eligible("shop/web", 0);
+    let said = mesh.answering(0);
+    assert!(said[0].starts_with("503: "), "{said:?}");
+}
+
+#[test]
+fn a_node_that_is_restarted_loses_nothing() {
+    let Some(mut mesh) = Mesh::start(2, "") else {
+        return;
+    };
+    mesh.serve();
+    let load = mesh.load(0);
+    let revision = |mesh: &Mesh| {
+        let path = "/heddle/v1/slices/shop/web/n2";
+        let text = mesh.etcd.ctl(&["get", path, "-w", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        answer["kvs"][0]["mod_revision"].as_i64()
+    };
+    let written = revision(&mesh);
+    let (first, rest) = mesh.nodes.split_at_mut(1);
+    let (watching, done) = (&first[0], AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(Ordering::Relaxed) {
+                has(watching, "shop/web", 2);
+                looks += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            looks
+        });
+        rest[0].stop();
+        until_node_is(watching, "n2", "restarting");
+        rest[0].launch();
+        until_node_is(watching, "n2", "alive");
+        rest[0].kill();
+        rest[0].launch();
+        until_node_is(watching, "n2", "alive");
+        // Away for longer than its lease: its containers live, as the other's checks find.
+        rest[0].kill();
+        until_node_is(watching, "n2", "orphaned");
+        rest[0].launch();
+        until_node_is(watching, "n2", "alive");
+        rest[0].eligible("shop/web", 2);
+        done.store(true, Ordering::Relaxed);
+        assert!(watcher.join().expect("nothing was gone, ever") > 0);
+    });
+    let tally = load.stop();
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    assert_eq!(revision(&mesh), written, "its slice was not even written");
+}
+
+#[test]
+fn endpoints_that_no_node_owns_are_checked_by_two_nodes_and_a_steady_state_writes_nothing() {
+    let Some(mut mesh) = Mesh::start(3, "collect_after = \"1s\"") else {
+        return;
+    };
+    mesh.serve();
+    let netns = mesh.lan.hosts[0].netns.clone();
+    let backend = Whoami::start_in(&netns, "0.0.0.0:9090", "db", &[]);
+    let address = mesh.lan.hosts[0].address;
+    mesh.nodes[0].apply(&format!(
+        "apiVersion: heddle/v1\nkind: Service\nmetadata: {{name: db, namespace: shop}}\n\
+         spec: {{ports: [{{name: pg, port: 5432}}], health: {{interval: 100ms, timeout: 1s, fall: 2, rise: 1}}}}\n\
+         ---\napiVersion: heddle/v1\nkind: Endpoint\nmetadata: {{name: db-1, namespace: shop}}\n\
+         spec: {{service: db, address: {address}, ports: {{pg: 9090}}}}\n"
+    ));
+    for node in &mesh.nodes {
+        node.eligible("shop/db", 1);
+    }
+    let checkers = eventually(PATIENCE, "two nodes tell what they found", || {
+        let keys = mesh.keys("findings/shop/db/");
+        (keys.len() == 2).then_some(keys.clone()).ok_or(keys)
+    });
+
+    let before = mesh.revision();
+    let checks = |node: &Node| node.metric("heddle_health_checks_total", &["pass"]);
+    let idle: Vec<f64> = mesh.nodes.iter().map(checks).collect();
+    let began = Instant::now();
+    eventually(PATIENCE, "many checks have passed", || {
+        began.elapsed() > Duration::from_secs(3)
+            && (mesh.nodes.iter().zip(&idle)).all(|(node, before)| checks(node) > before + 10.0)
+    });
+    assert_eq!(mesh.revision(), before, "a steady state writes nothing");
+
+    // A checker that dies is replaced, and nobody sees the endpoint waver meanwhile.
+    let index = |name: &str| name[1..].parse::<usize>().unwrap() - 1;
+    let dead = index(&checkers[0]);
+    let successor = (0..3).find(|n| *n != dead && !checkers.contains(&format!("n{}", n + 1)));
+    let successor = successor.expect("a third node");
+    mesh.nodes[dead].kill();
+    let expected = {
+        let mut expected = vec![checkers[1].clone(), format!("n{}", successor + 1)];
+        expected.sort();
+        expected
+    };
+    eventually(
+        PATIENCE * 2,
+        "the third takes over, and the dead one's word goes",
+        || {
+            has(&mesh.nodes[successor], "shop/db", 1);
+            let keys = mesh.keys("findings/shop/db/");
+            (keys == expected).then_some(()).ok_or(keys)
+        },
+    );
+    drop(backend);
+    for n in (0..3).filter(|n| *n != dead) {
+        mesh.nodes[n].eligible("shop/db", 0);
+    }
+    mesh.nodes[successor].ok(&["delete", "endpoint", "db-1", "-n", "shop"]);
+    eventually(PATIENCE, "with the endpoint goes what was found", || {
+        let keys = mesh.keys("findings/");
+        keys.is_empty().then_some(()).ok_or(keys)
+    });
+}
