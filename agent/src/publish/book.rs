@@ -15,7 +15,10 @@ const MAX_ENDPOINTS: usize = 800;
 /// What the registry has of a slice, as far as is known.
 #[derive(Clone, Debug, PartialEq)]
 enum There {
-    /// Nothing is known.
+    /// Nobody has said that there is anything: taken for absent, which a write finds out without a read before it. A
+    /// thousand nodes that start don't read a hundred thousand slices that aren't there.
+    Untold,
+    /// Nothing is known: to be read.
     Unknown,
     /// The catalog shows this; under which revision has to be read before it is replaced.
     Seen(Option<Arc<Slice>>),
@@ -41,7 +44,7 @@ struct Page {
 impl Page {
     fn settled(&self) -> bool {
         match &self.there {
-            There::Unknown => false,
+            There::Untold | There::Unknown => false,
             There::Seen(slice) | There::Written { slice, .. } => *slice == self.wish,
         }
     }
@@ -76,12 +79,12 @@ impl Book {
     ) -> bool {
         let page = self.pages.entry(service.clone()).or_insert_with(|| Page {
             wish: None,
-            there: There::Unknown,
+            there: There::Untold,
             busy: false,
             alone: false,
             not_before: None,
         });
-        if page.wish == slice && page.there != There::Unknown {
+        if page.wish == slice && !matches!(page.there, There::Untold | There::Unknown) {
             return false;
         }
         page.wish = slice;
@@ -197,7 +200,8 @@ impl Book {
                 slice: page.wish.clone(),
                 replaces: match &page.there {
                     There::Written { revision, slice } => Some(slice.as_ref().map(|_| *revision)),
-                    There::Unknown | There::Seen(_) => None,
+                    There::Untold if page.wish.is_some() => Some(None),
+                    There::Untold | There::Unknown | There::Seen(_) => None,
                 },
             });
             if page.alone {

@@ -56,8 +56,15 @@ fn only_the_newest_wish_is_written() {
     assert_eq!(jobs.len(), 1);
     assert_eq!(jobs[0].slice.as_deref(), Some(&slice("shop/web", 3)));
     assert_eq!(
+        jobs[0].replaces,
+        Some(None),
+        "nobody has said that there is anything"
+    );
+    book.failed(jobs);
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(
         jobs[0].replaces, None,
-        "the revision is not known and has to be read"
+        "after a conflict the revision has to be read"
     );
 }
 
