@@ -69,6 +69,8 @@ struct Cost {
     cpu: f64,
     sent: f64,
     rss: f64,
+    txns: f64,
+    ranges: f64,
 }
 
 fn etcd_cost(etcd: &Etcd) -> Cost {
@@ -83,7 +85,18 @@ fn etcd_cost(etcd: &Etcd) -> Cost {
         line.and_then(|l| l.rsplit(' ').next()?.parse().ok())
             .unwrap_or(0.0)
     };
+    let handled = |method: &str| {
+        let method = format!("grpc_method=\"{method}\"");
+        answer
+            .body
+            .lines()
+            .filter(|l| l.starts_with("grpc_server_handled_total") && l.contains(&method))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    };
     Cost {
+        txns: handled("Txn"),
+        ranges: handled("Range"),
         cpu: value("process_cpu_seconds_total"),
         sent: value("etcd_network_client_grpc_sent_bytes_total"),
         rss: value("process_resident_memory_bytes"),
@@ -135,9 +148,11 @@ impl<'a> Meter<'a> {
         let took = self.began.elapsed();
         let now = etcd_cost(self.etcd);
         print!(
-            "{what}: {took:.2?}; etcd {:.2} s CPU, {:.1} MB sent, RSS {:.0} MiB; agents {:.2} s CPU, RSS {} MiB",
+            "{what}: {took:.2?}; etcd {:.2} s CPU, {:.1} MB sent, {} txns, {} reads, RSS {:.0} MiB; agents {:.2} s CPU, RSS {} MiB",
             now.cpu - self.cost.cpu,
             (now.sent - self.cost.sent) / 1e6,
+            now.txns - self.cost.txns,
+            now.ranges - self.cost.ranges,
             now.rss / 1024.0 / 1024.0,
             process("self").0 - self.own,
             process("self").1,

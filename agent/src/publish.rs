@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use model::endpoint::Slice;
 use model::name::{Name, ServiceKey};
 use model::time::Timestamp;
@@ -34,6 +34,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// How long a slice that the registry refuses for itself is left alone, unless it changes.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+/// Slices read at once before a write. Many nodes that read many at once, after an outage say, would bring the next one.
+const READS_AT_ONCE: usize = 8;
 /// What a last write may take at shutdown.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
@@ -214,7 +216,7 @@ impl Publisher {
     }
 
     async fn write(&self, jobs: &[Job]) -> Result<Written, StoreError> {
-        let stored = jobs.iter().map(|job| async {
+        let reads = jobs.iter().map(|job| async {
             match job.replaces {
                 Some(known) => Ok((known, None)),
                 None => {
@@ -226,7 +228,12 @@ impl Publisher {
                 }
             }
         });
-        let stored = try_join_all(stored).await?;
+        // Collected first: a stream over the closure itself is no future that another thread may run.
+        let reads: Vec<_> = reads.collect();
+        let stored: Vec<_> = stream::iter(reads)
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
         let mut written = Written {
             outcome: Outcome::Committed(0),
             found: HashMap::new(),

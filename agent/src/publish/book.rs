@@ -20,7 +20,7 @@ enum There {
     Untold,
     /// Nothing is known: to be read.
     Unknown,
-    /// The catalog shows this; under which revision has to be read before it is replaced.
+    /// The catalog shows this; under which revision something has to be read before it is replaced.
     Seen(Option<Arc<Slice>>),
     /// This was written at `revision`.
     Written {
@@ -200,7 +200,7 @@ impl Book {
                 slice: page.wish.clone(),
                 replaces: match &page.there {
                     There::Written { revision, slice } => Some(slice.as_ref().map(|_| *revision)),
-                    There::Untold if page.wish.is_some() => Some(None),
+                    There::Untold | There::Seen(None) if page.wish.is_some() => Some(None),
                     There::Untold | There::Unknown | There::Seen(_) => None,
                 },
             });

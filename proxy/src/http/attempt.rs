@@ -160,13 +160,14 @@ async fn over_http1(
 
 fn patience(view: &View) -> Patience {
     Patience {
-        head: view.connect_timeout,
+        connect: view.connect_timeout,
+        head: view.connect_timeout / 2,
         body: view.idle_timeout,
     }
 }
 
 async fn connect_http1(addresses: &[SocketAddr], patience: Patience) -> Result<Idle, ConnectError> {
-    let stream = dial(addresses, patience.head)
+    let stream = dial(addresses, patience.connect)
         .await
         .map_err(|e| ConnectError::Dial(Rc::new(e)))?;
     let (io, peek) = EndpointIo::new(stream, patience);
@@ -246,7 +247,7 @@ async fn connect_http2(
     addresses: &[SocketAddr],
     patience: Patience,
 ) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let stream = dial(addresses, patience.head)
+    let stream = dial(addresses, patience.connect)
         .await
         .map_err(|e| ConnectError::Dial(Rc::new(e)))?;
     let (io, _) = EndpointIo::new(stream, patience);

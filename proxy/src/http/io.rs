@@ -141,7 +141,10 @@ impl Write for ClientIo {
 /// for it for a quarter of an hour.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// While a request's head and little more is on its way: the time that a connect may take.
+    /// Until there is a connection.
+    pub(super) connect: Duration,
+    /// While a request's head and little more is on its way: half the time that a connect may take. The kernel counts
+    /// from the first retransmission, so that it takes 0.4 s longer in a local network: together less than a connect.
     pub(super) head: Duration,
     /// Once more has been sent than any receive buffer takes: the kernel counts a reader that has stopped reading like
     /// one that is gone, and uploads may pause for as long as the idle time-out says.
@@ -150,7 +153,7 @@ pub(super) struct Patience {
 
 /// Bytes sent without an answer up to which a reader can't have closed its window: receive buffers start larger.
 const HEAD_BYTES: usize = 16 * 1024;
-/// No shorter time-out than this: the first retransmission comes after 200 ms.
+/// No shorter time-out than this: two retransmissions more.
 const SHORTEST: Duration = Duration::from_millis(500);
 
 /// What the owner of the socket and the pool both know.
