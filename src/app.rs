@@ -133,7 +133,9 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     }));
     drop(told);
     context.rooms_mut().proxy = Some(proxy.clone());
-    start_dns(&config, &feed, dns_listen, &context, &mut tasks, &stop)?;
+    start_dns(
+        &config, &proxy, dns_listen, &context, &mut tasks, &stop,
+    )?;
 
     let agent = Arc::new(agent::start(
         agent::Options {
@@ -279,7 +281,7 @@ fn dns_addresses(config: &Config, mesh: &Mesh) -> Vec<SocketAddr> {
 
 fn start_dns(
     config: &Config,
-    feed: &crate::writer::Feed,
+    proxy: &proxy::Proxy,
     listen: Vec<SocketAddr>,
     context: &Arc<Context>,
     tasks: &mut tokio::task::JoinSet<()>,
@@ -287,12 +289,18 @@ fn start_dns(
 ) -> Result<(), Failure> {
     let options = dns::Options {
         listen,
+        movable: proxy.exceptions(),
         upstreams: config.dns_upstreams.clone(),
-        snapshot: feed.snapshot.clone(),
+        snapshot: context.feed.snapshot.clone(),
         ..dns::Options::default()
     };
     match dns::Server::bind(options) {
         Ok(server) => {
+            if !server.moved().is_empty() {
+                proxy
+                    .move_exceptions(server.moved())
+                    .map_err(|e| failed(&e))?;
+            }
             server
                 .metrics()
                 .register(&context.metrics)

@@ -46,6 +46,9 @@ const BACKLOG: i32 = 1024;
 pub struct Options {
     /// Served by UDP and TCP each. Port 0 takes a free port. `[::]` is IPv6 alone; `0.0.0.0` may stand beside it.
     pub listen: Vec<SocketAddr>,
+    /// Of `listen`, those that are served at a free port of the same address when their own is taken, as by a dnsmasq on
+    /// all addresses. Who starts the server then leads queries there, as [`Server::moved`] says.
+    pub movable: Vec<SocketAddr>,
     /// Asked for every other zone, in this order; none: those get SERVFAIL.
     pub upstreams: Vec<Upstream>,
     /// What is answered from. Before the first sync it is to have the mesh's zone already: names in it get SERVFAIL
@@ -59,6 +62,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             listen: Vec::new(),
+            movable: Vec::new(),
             upstreams: vec![Upstream::System],
             snapshot: Arc::default(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -70,6 +74,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Server {
     listeners: Vec<Listener>,
+    moved: Vec<(SocketAddr, u16)>,
     handler: Arc<Handler>,
 }
 
@@ -88,14 +93,28 @@ impl Server {
     /// # Errors
     /// [`DnsError::Bind`] for the first address that can't be bound; nothing stays bound then.
     pub fn bind(options: Options) -> Result<Server, DnsError> {
-        let listeners = options
-            .listen
-            .iter()
-            .map(|address| bind_both(*address))
-            .collect::<Result<Vec<_>, _>>()?;
-        let own: Vec<SocketAddr> = listeners.iter().map(|l| l.address).collect();
+        let mut listeners = Vec::with_capacity(options.listen.len());
+        let mut moved = Vec::new();
+        for address in &options.listen {
+            let listener = match bind_both(*address) {
+                Err(DnsError::Bind { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse
+                        && options.movable.contains(address) =>
+                {
+                    let listener = bind_both(SocketAddr::new(address.ip(), 0))?;
+                    info!(%address, at = %listener.address, "dns port is taken by another program");
+                    moved.push((*address, listener.address.port()));
+                    listener
+                }
+                other => other?,
+            };
+            listeners.push(listener);
+        }
+        let mut own: Vec<SocketAddr> = listeners.iter().map(|l| l.address).collect();
+        info!(addresses = ?own, "dns server bound");
+        own.extend(moved.iter().map(|(address, _)| *address));
         let upstreams = forward::resolve(&options.upstreams, &options.resolv_conf, &own);
-        info!(addresses = ?own, ?upstreams, "dns server bound");
+        info!(?upstreams, "dns forwards");
         let mut name_servers: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
         name_servers.retain(|address| !address.is_unspecified());
         name_servers.sort_unstable();
@@ -108,6 +127,7 @@ impl Server {
         );
         Ok(Server {
             listeners,
+            moved,
             handler: Arc::new(handler),
         })
     }
@@ -115,6 +135,12 @@ impl Server {
     /// Where it listens, in the order given; port 0 has become the port taken.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|l| l.address).collect()
+    }
+
+    /// Addresses of [`Options::movable`] whose port was taken, and the port of the same address that is listened on
+    /// instead.
+    pub fn moved(&self) -> &[(SocketAddr, u16)] {
+        &self.moved
     }
 
     /// What it counts, to be registered once.

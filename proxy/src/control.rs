@@ -3,7 +3,7 @@
 mod claims;
 mod redirected;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use model::snapshot::ServiceView;
 use model::{Name, ServiceKey, Snapshot};
 
 use crate::error::ProxyError;
+use crate::metrics::RepairStats;
 use crate::options::VipMode;
 use crate::sockets::{self, Inherited, Listen, SocketError};
 use crate::worker::{Command, LeadsTo, WorkerHandle};
@@ -90,12 +91,14 @@ enum Mode {
 }
 
 impl Listeners {
-    /// Opens what does not depend on services.
+    /// Opens what does not depend on services; the redirect leads to those of `snapshot` from its first moment.
     pub(crate) fn new(
         workers: Vec<WorkerHandle>,
         vips: VipMode,
         node_port_addresses: Vec<IpAddr>,
         mut inherited: Inherited,
+        snapshot: &Snapshot,
+        repairs: Arc<RepairStats>,
     ) -> Result<Self, ProxyError> {
         let mode = match vips {
             VipMode::None => Mode::None,
@@ -104,6 +107,8 @@ impl Listeners {
                 &workers,
                 config,
                 &mut inherited,
+                vips_of(snapshot),
+                repairs,
             )?)),
         };
         Ok(Listeners {
@@ -325,6 +330,23 @@ impl Listeners {
         }
     }
 
+    pub(crate) fn exceptions(&self) -> Vec<SocketAddr> {
+        match &self.mode {
+            Mode::Redirected(redirected) => redirected.exceptions().to_vec(),
+            Mode::None | Mode::Direct => Vec::new(),
+        }
+    }
+
+    pub(crate) fn move_exceptions(
+        &mut self,
+        moved: &[(SocketAddr, u16)],
+    ) -> Result<(), ProxyError> {
+        match &mut self.mode {
+            Mode::Redirected(redirected) => redirected.move_exceptions(moved),
+            Mode::None | Mode::Direct => Ok(()),
+        }
+    }
+
     fn set_redirected(&mut self) {
         if let Mode::Redirected(redirected) = &mut self.mode {
             redirected.set();
@@ -413,6 +435,15 @@ impl Listeners {
         self.closed = true;
         self.waiting.clear();
     }
+}
+
+/// Every `VIP:port` of the snapshot's services.
+fn vips_of(snapshot: &Snapshot) -> BTreeSet<(IpAddr, u16)> {
+    let services = snapshot.services.values();
+    let claims = services.flat_map(|view| claims_of(view, true, &[]));
+    claims
+        .map(|claim| (claim.address.ip(), claim.address.port()))
+        .collect()
 }
 
 /// An error with its causes, on one line.

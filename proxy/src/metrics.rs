@@ -6,6 +6,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::ServiceKey;
 use prometheus::core::{Collector, Desc};
@@ -13,7 +14,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-pub(crate) use stats::{Active, PortStats, RetryResult, Spoken, WorkerStats};
+pub(crate) use stats::{Active, PortStats, RepairStats, RetryResult, Spoken, WorkerStats};
 use stats::{BOUNDS, CODES, RETRY_RESULTS, SPOKEN};
 
 const REQUESTS: Family = Family(
@@ -66,7 +67,12 @@ const UNKNOWN: Family = Family(
     "Redirected connections to a virtual IP and port that no service has.",
     &[],
 );
-const FAMILIES: [Family; 10] = [
+const REPAIRS: Family = Family(
+    "heddle_redirect_repairs_total",
+    "Times that the nftables table or a route of virtual IPs was put back after others changed or deleted it.",
+    &["part"],
+);
+const FAMILIES: [Family; 11] = [
     REQUESTS,
     DURATION,
     ACTIVE,
@@ -77,6 +83,7 @@ const FAMILIES: [Family; 10] = [
     UNAVAILABLE,
     ACCEPT_ERRORS,
     UNKNOWN,
+    REPAIRS,
 ];
 
 /// Name, help and labels.
@@ -89,11 +96,12 @@ struct Family(&'static str, &'static str, &'static [&'static str]);
 #[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Arc<[Arc<WorkerStats>]>,
+    repairs: Arc<RepairStats>,
     descs: Arc<[Desc]>,
 }
 
 impl Metrics {
-    pub(crate) fn new(workers: Vec<Arc<WorkerStats>>) -> Self {
+    pub(crate) fn new(workers: Vec<Arc<WorkerStats>>, repairs: Arc<RepairStats>) -> Self {
         let desc = |Family(name, help, labels): &Family| {
             let labels = labels.iter().map(|l| (*l).to_owned()).collect();
             Desc::new(
@@ -106,6 +114,7 @@ impl Metrics {
         };
         Metrics {
             workers: workers.into(),
+            repairs,
             descs: FAMILIES.iter().map(desc).collect(),
         }
     }
@@ -209,6 +218,15 @@ impl Collector for Metrics {
                 out.push(counter(RETRIES.2, key, &[result], count));
             }
         });
+        let part = |name: &str, count: &AtomicU64| {
+            let mut metric = bare_counter(count.load(Ordering::Relaxed));
+            metric.set_label(vec![label(REPAIRS.2[0], name)]);
+            metric
+        };
+        let repairs = vec![
+            part("table", &self.repairs.tables),
+            part("route", &self.repairs.routes),
+        ];
         let families = [
             family(REQUESTS, MetricType::COUNTER, requests),
             family(DURATION, MetricType::HISTOGRAM, durations),
@@ -228,6 +246,7 @@ impl Collector for Metrics {
                 MetricType::COUNTER,
                 total(&|w| w.unknown_destinations.get()),
             ),
+            family(REPAIRS, MetricType::COUNTER, repairs),
         ];
         // The text format knows no family without a metric.
         families
@@ -249,13 +268,15 @@ fn family(Family(name, help, _): Family, kind: MetricType, metrics: Vec<Metric>)
 fn labels(names: &[&str], key: &ServiceKey, more: &[&str]) -> Vec<LabelPair> {
     let values = [key.namespace.as_str(), key.name.as_str()];
     let values = values.iter().chain(more);
-    let pair = |(name, value): (&&str, &&str)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    };
+    let pair = |(name, value): (&&str, &&str)| label(name, value);
     names.iter().zip(values).map(pair).collect()
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }
 
 fn counter(names: &[&str], key: &ServiceKey, more: &[&str], value: u64) -> Metric {

@@ -1,5 +1,6 @@
 //! The proxy as the binary sees it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -51,21 +52,26 @@ impl Proxy {
                     .map_err(|source| ProxyError::Worker { worker, source })
             })
             .collect::<Result<Vec<_>, _>>()?;
+        // One snapshot for both: what the redirect begins with, the reconciliation may take away.
+        let snapshot = options.snapshot.load_full();
+        let repairs = Arc::default();
         let listeners = Listeners::new(
             workers,
             options.vips,
             options.node_port_addresses,
             options.inherited,
+            &snapshot,
+            Arc::clone(&repairs),
         )?;
         let listeners = Arc::new(Mutex::new(listeners));
         let keeper = Keeper::start(Arc::clone(&listeners))?;
         let proxy = Proxy {
             listeners,
             keeper: Some(keeper),
-            metrics: Metrics::new(stats),
+            metrics: Metrics::new(stats, repairs),
             drain_timeout: options.drain_timeout,
         };
-        proxy.reconcile(&options.snapshot.load(), None);
+        proxy.reconcile(&snapshot, None);
         Ok(proxy)
     }
 
@@ -82,6 +88,20 @@ impl Proxy {
         for worker in &listeners.workers {
             worker.send(Command::Changed(changed.clone()));
         }
+    }
+
+    /// Addresses that the redirect leaves to sockets of this process; none without a redirect.
+    pub fn exceptions(&self) -> Vec<SocketAddr> {
+        lock(&self.listeners).exceptions()
+    }
+
+    /// Leads addresses that the redirect excepts to another port of theirs, over UDP and TCP. Without a redirect
+    /// nothing is led anywhere.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn move_exceptions(&self, moved: &[(SocketAddr, u16)]) -> Result<(), ProxyError> {
+        lock(&self.listeners).move_exceptions(moved)
     }
 
     /// Every listener that the services ask for, with why it is not there.

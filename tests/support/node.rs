@@ -28,7 +28,7 @@ pub struct NodeOptions<'a> {
     /// The Docker that it watches; none: no containers.
     pub docker: Option<&'a Dockerd>,
     pub address: Option<IpAddr>,
-    /// Empty: a loopback range that no other node of this test program has.
+    /// Networks, separated by commas. Empty: a loopback range that no other node of this test program has.
     pub vip_range: &'a str,
     /// Where DNS listens.
     pub dns: &'a str,
@@ -88,11 +88,11 @@ impl Node {
         static RANGES: AtomicU8 = AtomicU8::new(100);
         let vip_range = match options.vip_range {
             "" => format!("127.{}.0.0/16", RANGES.fetch_add(1, Ordering::Relaxed)),
-            range => range.to_owned(),
+            ranges => ranges.replace(',', "\", \""),
         };
         let text = format!(
             "[node]\nname = \"{}\"\n{address}state_dir = \"{}\"\n{registry}{docker}\
-             [resources]\npath = \"{}\"\n[mesh]\nvip_range = \"{}\"\n[dns]\nlisten = [\"{}\"]\n\
+             [resources]\npath = \"{}\"\n[mesh]\nvip_range = [\"{}\"]\n[dns]\nlisten = [\"{}\"]\n\
              [admin]\nsocket = \"{}\"\nlisten = \"127.0.0.1:0\"\n[proxy]\nworkers = 2\n{}",
             options.name,
             at("state"),

@@ -391,6 +391,36 @@ fn an_address_that_can_not_be_had_is_named_with_what_to_do() {
     assert!(error.contains("no such address"), "{error}");
 }
 
+#[tokio::test]
+async fn a_movable_address_whose_port_is_taken_gets_another_port_and_is_still_known_as_ours() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let options = Options {
+        listen: vec![address],
+        movable: vec![address],
+        upstreams: vec![Upstream::Address(address)],
+        ..Options::default()
+    };
+    let server = Server::bind(options.clone()).unwrap();
+    let moved = server.addresses()[0];
+    assert_eq!(moved.ip(), address.ip());
+    assert_ne!(moved, address);
+    assert_eq!(server.moved(), [(address, moved.port())]);
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(server.run(shutdown.clone()));
+    let answer = by_udp(moved, &query("example.com.", RecordType::A)).await;
+    assert!(
+        !answer.metadata.recursion_available,
+        "it would ask itself by the address that leads to it"
+    );
+    shutdown.cancel();
+    task.await.unwrap();
+    drop(taken);
+    let server = Server::bind(options).unwrap();
+    assert_eq!(server.addresses(), [address]);
+    assert!(server.moved().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dig_reads_every_kind_of_answer() {
     let mut world = world();

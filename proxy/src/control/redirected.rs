@@ -1,17 +1,19 @@
 //! Virtual IPs through nftables: one listener per worker and family, and the redirect that leads to them.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::in_words;
 use crate::error::ProxyError;
+use crate::metrics::RepairStats;
 use crate::redirect::{Redirect, RedirectConfig};
 use crate::sockets::{self, Inherited, Listen, SocketError};
 use crate::worker::{Command, LeadsTo, WorkerHandle};
 
-/// How often what others may have removed from nftables is looked after.
-const ENSURE: Duration = Duration::from_secs(5);
+/// How often what others may have removed from nftables and the routes is looked after.
+const ENSURE: Duration = Duration::from_secs(2);
 
 /// The redirect, and what it is to hold.
 pub(super) struct Redirected {
@@ -19,14 +21,18 @@ pub(super) struct Redirected {
     pub(super) services: BTreeSet<(IpAddr, u16)>,
     pub(super) error: Option<String>,
     ensured: Instant,
+    repairs: Arc<RepairStats>,
 }
 
 impl Redirected {
-    /// Opens the listeners that take the redirected connections, then puts the redirect in place.
+    /// Opens the listeners that take the redirected connections, then puts the redirect in place, for `services` at
+    /// once: what a former process served goes on without a gap.
     pub(super) fn start(
         workers: &[WorkerHandle],
         mut config: RedirectConfig,
         inherited: &mut Inherited,
+        services: BTreeSet<(IpAddr, u16)>,
+        repairs: Arc<RepairStats>,
     ) -> Result<Self, ProxyError> {
         let v4: IpAddr = std::net::Ipv4Addr::UNSPECIFIED.into();
         let v6: IpAddr = std::net::Ipv6Addr::UNSPECIFIED.into();
@@ -63,13 +69,14 @@ impl Redirected {
                 });
             }
         }
-        let redirect =
-            Redirect::install(config).map_err(|source| ProxyError::Redirect { source })?;
+        let redirect = Redirect::install(config, &services)
+            .map_err(|source| ProxyError::Redirect { source })?;
         Ok(Redirected {
             redirect,
-            services: BTreeSet::new(),
+            services,
             error: None,
             ensured: Instant::now(),
+            repairs,
         })
     }
 
@@ -84,16 +91,40 @@ impl Redirected {
         };
     }
 
+    pub(super) fn exceptions(&self) -> &[SocketAddr] {
+        self.redirect.exceptions()
+    }
+
+    /// Leads sockets' addresses to the ports that they really have.
+    pub(super) fn move_exceptions(
+        &mut self,
+        moved: &[(SocketAddr, u16)],
+    ) -> Result<(), ProxyError> {
+        self.redirect
+            .move_exceptions(moved)
+            .map_err(|source| ProxyError::Redirect { source })
+    }
+
     /// Puts back what others removed, and tries again what failed.
     pub(super) fn tend(&mut self, now: Instant) {
         if now.duration_since(self.ensured) < ENSURE {
             return;
         }
         self.ensured = now;
-        if let Err(error) = self.redirect.ensure() {
-            self.error = Some(in_words(&error));
-        } else if self.error.is_some() {
-            self.set();
+        match self.redirect.ensure() {
+            Ok(repaired) => {
+                self.repairs.count(repaired);
+                if self.error.is_some() {
+                    self.set();
+                }
+            }
+            Err(error) => {
+                let error = Some(in_words(&error));
+                if error != self.error {
+                    tracing::error!(error, "virtual IPs can't be looked after, trying again");
+                    self.error = error;
+                }
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use model::ServiceKey;
 use rpds::HashTrieMapSync;
 
+use crate::redirect::Repairs;
+
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
@@ -47,6 +49,22 @@ impl WorkerStats {
 
     pub(crate) fn remove(&self, seq: u64) {
         self.ports.store(Arc::new(self.ports.load().remove(&seq)));
+    }
+}
+
+/// How often what others removed was put back; counted by the thread that looks after it.
+#[derive(Debug, Default)]
+pub(crate) struct RepairStats {
+    pub(super) tables: AtomicU64,
+    pub(super) routes: AtomicU64,
+}
+
+impl RepairStats {
+    pub(crate) fn count(&self, repairs: Repairs) {
+        let routes = u64::try_from(repairs.routes).unwrap_or(u64::MAX);
+        self.tables
+            .fetch_add(repairs.table.into(), Ordering::Relaxed);
+        self.routes.fetch_add(routes, Ordering::Relaxed);
     }
 }
 

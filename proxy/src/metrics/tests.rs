@@ -17,7 +17,7 @@ fn two_workers() -> (Metrics, Vec<Arc<WorkerStats>>) {
         Arc::new(WorkerStats::default()),
         Arc::new(WorkerStats::default()),
     ];
-    (Metrics::new(workers.clone()), workers)
+    (Metrics::new(workers.clone(), Arc::default()), workers)
 }
 
 fn port() -> Arc<PortStats> {
@@ -48,6 +48,7 @@ fn workers_are_summed_per_service() {
         "heddle_request_duration_seconds_count{namespace=\"shop\",service=\"web\"} 5",
         "heddle_bytes_total{namespace=\"shop\",service=\"web\",direction=\"sent\"} 20",
         "heddle_accept_errors_total 0",
+        "heddle_redirect_repairs_total{part=\"route\"} 0",
     ] {
         assert!(text.contains(line), "no `{line}` in\n{text}");
     }
@@ -86,7 +87,7 @@ fn metrics_register_with_prometheus() {
     registry.register(Box::new(two_workers().0)).unwrap();
     assert_eq!(
         registry.gather().len(),
-        2,
-        "only those without labels have a value yet"
+        3,
+        "those of no service have a value already"
     );
 }

@@ -30,7 +30,7 @@ pub enum RedirectError {
     /// The kernel does not know what was asked for.
     #[error(
         "cannot {step}: not supported by this kernel{} \
-         (needed: Linux 5.9 or later with nf_tables, nft_ct, nft_nat and nft_reject_inet, and \
+         (needed: Linux 5.10 or later with nf_tables, nft_ct, nft_nat and nft_reject_inet, and \
          IPv6 if there is an IPv6 range)",
         explained(.detail)
     )]
@@ -73,6 +73,36 @@ pub enum RedirectError {
          (take 1 to 64 ASCII letters, digits, '-' or '_', starting with a letter)"
     )]
     Table(String),
+
+    /// Another process has the table of this name, in this network namespace.
+    #[error(
+        "the nftables table inet {table} is in use by another heddle{} (one node per host: end that \
+         one first, or run this one in a network namespace of its own)",
+        by(*.holder)
+    )]
+    InUse {
+        /// The table's name.
+        table: String,
+        /// The other process, where it can be seen from here.
+        holder: Option<i32>,
+    },
+
+    /// Whether another process has the table could not be found out.
+    #[error("cannot make sure that no other heddle uses the nftables table inet {table}")]
+    Lock {
+        /// The table's name.
+        table: String,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+
+    /// Somebody else's table has the name. It is left alone.
+    #[error(
+        "an nftables table inet {0} is there that heddle did not make (rename it, or delete it by \
+         `nft delete table inet {0}` if nobody needs it)"
+    )]
+    Foreign(String),
 
     /// Port 0 names no listener.
     #[error("the redirect port is 0 (take the port that the listener is bound to)")]
@@ -121,8 +151,13 @@ impl RedirectError {
             Self::Socket { source, .. }
             | Self::NotPermitted { source, .. }
             | Self::Unsupported { source, .. }
-            | Self::Refused { source, .. } => source.raw_os_error(),
-            Self::Range { .. } | Self::Table(_) | Self::Port => None,
+            | Self::Refused { source, .. }
+            | Self::Lock { source, .. } => source.raw_os_error(),
+            Self::Range { .. }
+            | Self::Table(_)
+            | Self::InUse { .. }
+            | Self::Foreign(_)
+            | Self::Port => None,
         }
     }
 }
@@ -131,5 +166,11 @@ fn explained(detail: &Option<String>) -> String {
     detail
         .as_ref()
         .map(|text| format!(": {text}"))
+        .unwrap_or_default()
+}
+
+fn by(holder: Option<i32>) -> String {
+    holder
+        .map(|pid| format!(", process {pid}"))
         .unwrap_or_default()
 }

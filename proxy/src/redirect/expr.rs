@@ -109,6 +109,12 @@ impl<'a> Rule<'a> {
             .compare(NFT_CMP_EQ, &range.octets())
     }
 
+    /// `th dport PORT`.
+    pub(super) fn dport_is(self, port: u16) -> Self {
+        self.load_dport(FIRST)
+            .compare(NFT_CMP_EQ, &port.to_be_bytes())
+    }
+
     /// `ip daddr . tcp dport @SET`.
     pub(super) fn tcp_service_in(self, family: &Family, set: &str) -> Self {
         self.family(family)

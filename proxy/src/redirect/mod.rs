@@ -17,19 +17,23 @@
 //! services, which refuses what is new, then drains, then removes.
 //!
 //! The kernel is spoken to through netlink, with no helper programs, so that the binary works alone
-//! in an image. Needs `CAP_NET_ADMIN` and Linux 5.9. All calls are synchronous and take effect in
+//! in an image. Needs `CAP_NET_ADMIN` and Linux 5.10. All calls are synchronous and take effect in
 //! the network namespace of the thread that called [`Redirect::install`].
 //!
 //! # Layout
 //! - `netlink`: messages, sockets and answers
 //! - `nft`: the table, with its text in nft's words; `expr`: its rules' instructions
-//! - `route`: the any-IP routes
+//! - `look`: what the kernel holds of it; `lock`: that no other process has it
+//! - `route`: the any-IP routes; `original`: where a connection was dialled
 //! - `range`, `error`, `uapi`: networks, errors, and the kernel's numbers
 
 mod error;
 mod expr;
+mod lock;
+mod look;
 mod netlink;
 mod nft;
+mod original;
 mod range;
 mod route;
 #[cfg(test)]
@@ -37,14 +41,13 @@ mod tests;
 mod uapi;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
-
-use socket2::SockRef;
 
 pub use error::RedirectError;
+use lock::Lock;
+use look::{Rules, Table};
 use netlink::Socket;
+pub use original::original_dst;
 use range::Range;
 pub use route::ROUTE_PROTOCOL;
 
@@ -72,11 +75,28 @@ pub struct RedirectConfig {
 pub struct Redirect {
     config: RedirectConfig,
     ranges: Vec<Range>,
+    /// Exceptions whose socket has another port: address, port, and the socket's port.
+    moved: Vec<(Range, u16, u16)>,
     netfilter: Socket,
     routing: Socket,
     /// What the table's sets hold in the kernel.
     elements: Elements,
+    rules: Rules,
+    /// The generation of nftables in which the table was last found whole.
+    whole_in: Option<u32>,
+    /// A change met a table that others had changed, and replaced it; to be told by [`Redirect::ensure`].
+    mended: bool,
     in_place: bool,
+    _lock: Lock,
+}
+
+/// What had to be put back since the last [`Redirect::ensure`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// Whether the table was gone, or differed from what it should be.
+    pub table: bool,
+    /// How many routes were gone.
+    pub routes: usize,
 }
 
 /// The contents of the table's sets, of both families.
@@ -88,39 +108,46 @@ struct Elements {
 }
 
 impl Redirect {
-    /// Puts the table and the routes in place, with no services yet.
+    /// Puts the table and the routes in place, leading `services` to the listener.
     ///
-    /// A table of the same name, left over by a crash, is replaced in one step: no packet sees
-    /// neither or both. So are its routes.
+    /// A table of ours, left over by a crash, is replaced in one step: no packet sees neither or
+    /// both. So are its routes.
     ///
     /// # Errors
-    /// A bad configuration, or the first step that the kernel refused; nothing is left behind then.
-    pub fn install(config: RedirectConfig) -> Result<Self, RedirectError> {
+    /// A bad configuration, a table of the same name that is another process's or was not made by
+    /// us, or the first step that the kernel refused; nothing is changed or left behind then.
+    pub fn install(
+        config: RedirectConfig,
+        services: &BTreeSet<(IpAddr, u16)>,
+    ) -> Result<Self, RedirectError> {
         let ranges = checked_ranges(&config.ranges)?;
         check_table(&config.table)?;
         if config.port == 0 {
             return Err(RedirectError::Port);
         }
         let mut redirect = Self {
+            _lock: Lock::take(&config.table)?,
             elements: Elements {
-                services: BTreeSet::new(),
+                services: canonical(services),
                 bound: exceptions(&config),
             },
             config,
             ranges,
+            moved: Vec::new(),
             netfilter: netfilter_socket()?,
             routing: routing_socket()?,
+            rules: Rules::new(),
+            whole_in: None,
+            mended: false,
             in_place: false,
         };
         // Routes of a former range go while its former table still guards them.
-        for range in redirect.installed_ranges()?.unwrap_or_default() {
-            if !redirect.ranges.contains(&range) {
-                route::delete(&mut redirect.routing, &range)?;
+        if let Table::Ours(former) = redirect.table()? {
+            for range in former.iter().filter(|r| !redirect.ranges.contains(r)) {
+                route::delete(&mut redirect.routing, range)?;
             }
         }
         redirect.replace_table()?;
-        // From here on, drop takes back what was done when a later step fails.
-        redirect.in_place = true;
         // The table comes before the routes: an address that nothing guards is never local.
         redirect.add_routes()?;
         tracing::info!(
@@ -144,10 +171,7 @@ impl Redirect {
         services: &BTreeSet<(IpAddr, u16)>,
     ) -> Result<(), RedirectError> {
         self.change(Elements {
-            services: services
-                .iter()
-                .map(|(ip, p)| (ip.to_canonical(), *p))
-                .collect(),
+            services: canonical(services),
             bound: self.elements.bound.clone(),
         })
     }
@@ -172,20 +196,50 @@ impl Redirect {
         })
     }
 
-    /// Puts back what others removed: the table (`nft flush ruleset`, as many a firewall's restart
-    /// does) or the routes. Cheap enough to be called every few seconds; `true` when the table was
-    /// gone.
+    /// Addresses that are left to sockets of this process, as configured.
+    #[must_use]
+    pub fn exceptions(&self) -> &[SocketAddr] {
+        &self.config.exceptions
+    }
+
+    /// Leads exceptions to another port of their address, over UDP and TCP, and all others to their own: for a socket
+    /// that could not have its port because another process has it on all addresses.
     ///
     /// # Errors
-    /// The step that the kernel refused.
-    pub fn ensure(&mut self) -> Result<bool, RedirectError> {
-        let gone = self.installed_ranges()?.is_none();
-        if gone {
-            tracing::warn!(table = self.config.table, "vip table was deleted by others");
+    /// The kernel refused; then the exceptions are as they were before the call.
+    pub fn move_exceptions(&mut self, moved: &[(SocketAddr, u16)]) -> Result<(), RedirectError> {
+        let whole = |address: IpAddr| Range::new(address, if address.is_ipv4() { 32 } else { 128 });
+        let moved = moved
+            .iter()
+            .map(|(from, at)| Ok((whole(from.ip().to_canonical())?, from.port(), *at)))
+            .collect::<Result<Vec<_>, RedirectError>>()?;
+        let before = std::mem::replace(&mut self.moved, moved);
+        self.replace_table().inspect_err(|_| self.moved = before)
+    }
+
+    /// Puts back what others removed or changed: the table (`nft flush ruleset`, as many a
+    /// firewall's restart does), rules or elements of it, or the routes.
+    ///
+    /// Cheap enough to be called every few seconds: the table is read only after something in
+    /// nftables changed.
+    ///
+    /// # Errors
+    /// The step that the kernel refused, or that the name has become somebody else's table.
+    pub fn ensure(&mut self) -> Result<Repairs, RedirectError> {
+        if !self.is_whole()? {
+            tracing::warn!(
+                table = self.config.table,
+                "vip table was changed or deleted by others"
+            );
             self.replace_table()?;
+            self.mended = true;
         }
-        self.add_routes()?;
-        Ok(gone)
+        let routes = self.add_routes()?;
+        if routes > 0 {
+            tracing::warn!(routes, "vip routes were deleted by others");
+        }
+        let table = std::mem::take(&mut self.mended);
+        Ok(Repairs { table, routes })
     }
 
     /// Takes the routes and the table away, and with them what open connections need: drain first.
@@ -194,21 +248,6 @@ impl Redirect {
     /// The first step that the kernel refused; the others are tried all the same.
     pub fn remove(mut self) -> Result<(), RedirectError> {
         self.take_away()
-    }
-
-    /// Takes away what a crash left behind: the table, the routes it was made for, and those of
-    /// `ranges`, as far as they are ours. Nothing there is fine.
-    ///
-    /// # Errors
-    /// The first step that the kernel refused; the others are tried all the same.
-    pub fn cleanup(table: &str, ranges: &[(IpAddr, u8)]) -> Result<(), RedirectError> {
-        let mut ranges = checked_ranges(ranges)?;
-        check_table(table)?;
-        let mut netfilter = netfilter_socket()?;
-        if let Some(left_over) = installed_ranges(&mut netfilter, table)? {
-            ranges.extend(left_over);
-        }
-        take_away(&mut netfilter, &mut routing_socket()?, table, &ranges)
     }
 
     fn change(&mut self, wanted: Elements) -> Result<(), RedirectError> {
@@ -222,6 +261,7 @@ impl Redirect {
             Err(error) if error.errno() == Some(libc::ENOENT) => {
                 tracing::warn!(table = self.config.table, "vip table was changed by others");
                 self.replace_table_with(&wanted)?;
+                self.mended = true;
             }
             Err(error) => return Err(error),
         }
@@ -234,30 +274,75 @@ impl Redirect {
     }
 
     fn replace_table_with(&mut self, elements: &Elements) -> Result<(), RedirectError> {
-        let batch = nft::replace(&self.config, &self.ranges, elements);
+        self.table()?;
+        let batch = nft::replace(&self.config, &self.ranges, &self.moved, elements);
         self.netfilter
             .transact(batch.finish())
-            .map_err(RedirectError::missing_means_unsupported)
+            .map_err(RedirectError::missing_means_unsupported)?;
+        // From here on, drop takes back what was done when a later step fails.
+        self.in_place = true;
+        self.whole_in = None;
+        self.rules = look::rules(&mut self.netfilter, &self.config.table)?;
+        Ok(())
     }
 
-    fn add_routes(&mut self) -> Result<(), RedirectError> {
-        self.ranges
-            .iter()
-            .try_for_each(|range| route::add(&mut self.routing, range))
+    /// Whether the table is as it should be. One that changes while it is read is for the next time.
+    fn is_whole(&mut self) -> Result<bool, RedirectError> {
+        let generation = look::generation(&mut self.netfilter)?;
+        if self.whole_in == Some(generation) {
+            return Ok(true);
+        }
+        if let Table::Missing = self.table()? {
+            return Ok(false);
+        }
+        match self.is_unchanged() {
+            Ok(true) => self.whole_in = Some(generation),
+            Ok(false) => return Ok(false),
+            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(false),
+            Err(error) if error.errno() == Some(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
-    fn installed_ranges(&mut self) -> Result<Option<Vec<Range>>, RedirectError> {
-        installed_ranges(&mut self.netfilter, &self.config.table)
+    fn is_unchanged(&mut self) -> Result<bool, RedirectError> {
+        let (netfilter, table) = (&mut self.netfilter, &self.config.table);
+        Ok(look::rules(netfilter, table)? == self.rules
+            && look::sets(netfilter, table)? == nft::keys(&self.elements))
+    }
+
+    fn add_routes(&mut self) -> Result<usize, RedirectError> {
+        let mut added = 0;
+        for range in &self.ranges {
+            added += usize::from(route::add(&mut self.routing, range)?);
+        }
+        Ok(added)
+    }
+
+    /// The table of our name, unless it is somebody else's.
+    fn table(&mut self) -> Result<Table, RedirectError> {
+        match look::table(&mut self.netfilter, &self.config.table)? {
+            Table::Foreign => Err(RedirectError::Foreign(self.config.table.clone())),
+            table => Ok(table),
+        }
     }
 
     fn take_away(&mut self) -> Result<(), RedirectError> {
         self.in_place = false;
-        take_away(
-            &mut self.netfilter,
-            &mut self.routing,
-            &self.config.table,
-            &self.ranges,
-        )
+        // The routes go before the table: an address that nothing guards is never local.
+        let mut result = Ok(());
+        for range in &self.ranges {
+            result = result.and(route::delete(&mut self.routing, range));
+        }
+        let deleted = match self.table() {
+            Ok(Table::Missing) => Ok(()),
+            Ok(_) => {
+                let batch = nft::delete(&self.config.table);
+                self.netfilter.transact(batch.finish())
+            }
+            Err(error) => Err(error),
+        };
+        result.and(deleted)
     }
 }
 
@@ -272,28 +357,6 @@ impl Drop for Redirect {
     }
 }
 
-/// Where the client of a redirected connection wanted to go: VIP and port, whichever family the
-/// socket has. Without conntrack's translation it is the socket's own local address; so a caller
-/// needs no case for "not redirected", but looks the address up among its services and closes the
-/// connection when there is none.
-///
-/// # Errors
-/// `ENOENT` when conntrack does not know the connection, and what `getsockname` or `getsockopt`
-/// (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`) give for a socket that is not a connected TCP one.
-pub fn original_dst(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
-    let socket = SockRef::from(&socket);
-    let local = socket.local_addr()?.as_socket();
-    // An IPv4 client of a dual-stack socket is known to conntrack by its IPv4 address.
-    let original = match local.map(|local| local.ip().to_canonical()) {
-        Some(IpAddr::V4(_)) => socket.original_dst_v4()?,
-        Some(IpAddr::V6(_)) => socket.original_dst_v6()?,
-        None => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
-    };
-    original
-        .as_socket()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
-
 fn netfilter_socket() -> Result<Socket, RedirectError> {
     Socket::open(libc::NETLINK_NETFILTER, "NETLINK_NETFILTER")
 }
@@ -302,30 +365,9 @@ fn routing_socket() -> Result<Socket, RedirectError> {
     Socket::open(libc::NETLINK_ROUTE, "NETLINK_ROUTE")
 }
 
-/// The ranges that the table in the kernel was made for; `None` when there is no such table.
-fn installed_ranges(
-    netfilter: &mut Socket,
-    table: &str,
-) -> Result<Option<Vec<Range>>, RedirectError> {
-    match netfilter.get(nft::get(table), nft::ranges_of) {
-        Ok(ranges) => Ok(Some(ranges)),
-        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn take_away(
-    netfilter: &mut Socket,
-    routing: &mut Socket,
-    table: &str,
-    ranges: &[Range],
-) -> Result<(), RedirectError> {
-    // The routes go before the table: an address that nothing guards is never local.
-    let mut result = Ok(());
-    for range in ranges {
-        result = result.and(route::delete(routing, range));
-    }
-    result.and(netfilter.transact(nft::delete(table).finish()))
+fn canonical(pairs: &BTreeSet<(IpAddr, u16)>) -> BTreeSet<(IpAddr, u16)> {
+    let canonical = |(ip, port): &(IpAddr, u16)| (ip.to_canonical(), *port);
+    pairs.iter().map(canonical).collect()
 }
 
 fn exceptions(config: &RedirectConfig) -> BTreeSet<(IpAddr, u8, u16)> {

@@ -15,8 +15,10 @@ pub(super) const HEADER_LEN: usize = 16;
 const ATTRIBUTE_HEADER_LEN: usize = 4;
 
 const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
 const NLM_F_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const NLM_F_ACK: u16 = libc::NLM_F_ACK as u16;
+const NLM_F_DUMP_INTR: u16 = libc::NLM_F_DUMP_INTR as u16;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -310,6 +312,41 @@ impl Socket {
                 }
                 if let Err((source, detail)) = verdict(&answer) {
                     return Err(failed(source, detail));
+                }
+            }
+        }
+    }
+
+    /// Asks for all objects of a kind and gives the message of each, without the netlink header, to `read`.
+    ///
+    /// # Errors
+    /// The kernel refused; `EINTR` when others changed what was being read.
+    pub(super) fn dump(
+        &mut self,
+        mut request: Message,
+        mut read: impl FnMut(&[u8]),
+    ) -> Result<(), RedirectError> {
+        let sequence = self.next_sequence();
+        let step = request.step.clone();
+        let failed = |source, detail| RedirectError::refused(step.clone(), source, detail);
+        let datagram = request.finish(sequence, 0);
+        self.send(datagram).map_err(|source| failed(source, None))?;
+        let mut interrupted = false;
+        loop {
+            let len =
+                receive(&self.socket, &mut self.buffer).map_err(|source| failed(source, None))?;
+            for answer in answers(&self.buffer[..len]).filter(|one| one.sequence == sequence) {
+                interrupted |= answer.flags & NLM_F_DUMP_INTR != 0;
+                match answer.kind {
+                    // Both begin with an error number, which is zero when all went well.
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        verdict(&answer).map_err(|(source, detail)| failed(source, detail))?;
+                        if interrupted {
+                            return Err(failed(io::Error::from_raw_os_error(libc::EINTR), None));
+                        }
+                        return Ok(());
+                    }
+                    _ => read(answer.payload),
                 }
             }
         }

@@ -23,6 +23,8 @@
 //!         ip daddr 10.96.0.0/16 jump services
 //!     }
 //!     chain services {
+//!         (where a bound socket had to take another port: first, for both protocols,)
+//!         ip daddr 10.96.0.10 udp dport 53 dnat to :40053
 //!         ip daddr . meta l4proto . th dport @bound4 dnat to ip daddr
 //!         ip daddr . tcp dport @services4 dnat to :15001
 //!         dnat to ip daddr
@@ -48,7 +50,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::expr::{Family, IPV4, IPV6, Rule};
-use super::netlink::{self, Message};
+use super::look::Sets;
+use super::netlink::Message;
 use super::uapi::*;
 use super::{Elements, Range, RedirectConfig};
 
@@ -61,13 +64,16 @@ const CHUNK: usize = 1000;
 /// nft's numbers of the types of a set's key, which it prints by them.
 const TYPE_INET_PROTOCOL: u32 = 12;
 const TYPE_INET_SERVICE: u32 = 13;
-/// Leads the table's comment; the ranges follow.
-const COMMENT: &str = "vip ranges";
+/// Leads the table's comment, by which a table is known as ours; the ranges follow.
+pub(super) const COMMENT: &str = "vip ranges";
 /// A user data entry carries its length in one byte, and the kernel takes 256 bytes in all.
 const COMMENT_LEN: usize = 240;
 
 const NLM_F_CREATE: u16 = libc::NLM_F_CREATE as u16;
 const NLM_F_APPEND: u16 = libc::NLM_F_APPEND as u16;
+
+/// All sets of the table.
+pub(super) const SETS: [&str; 4] = ["services4", "bound4", "services6", "bound6"];
 
 const GUARD: &str = "guard";
 const PREROUTING: &str = "prerouting";
@@ -76,7 +82,12 @@ const UNKNOWN: &str = "unknown";
 const SERVICES: &str = "services";
 
 /// Replaces whatever has the table's name by the whole table with `elements` in it.
-pub(super) fn replace(config: &RedirectConfig, ranges: &[Range], elements: &Elements) -> Batch {
+pub(super) fn replace(
+    config: &RedirectConfig,
+    ranges: &[Range],
+    moved: &[(Range, u16, u16)],
+    elements: &Elements,
+) -> Batch {
     let mut batch = Batch::new(&config.table, "replace");
     // Deleting what may not be there is an error; so it is made first.
     batch.add_table(&[]);
@@ -105,6 +116,16 @@ pub(super) fn replace(config: &RedirectConfig, ranges: &[Range], elements: &Elem
         });
         for chain in [PREROUTING, OUTPUT] {
             batch.add_rule(chain, |rule| rule.daddr_in(range).jump(SERVICES));
+        }
+    }
+    for (address, port, at) in moved {
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            batch.add_rule(SERVICES, |rule| {
+                rule.daddr_in(address)
+                    .l4proto(protocol as u8)
+                    .dport_is(*port)
+                    .dnat_to_port(Family::of(address), *at);
+            });
         }
     }
     for family in [&IPV4, &IPV6] {
@@ -152,37 +173,19 @@ pub(super) fn delete(table: &str) -> Batch {
     batch
 }
 
-/// Asks for the table; the answer is for [`ranges_of`].
-pub(super) fn get(table: &str) -> Message {
-    let mut message = Message::new(
-        format!("look up the table {table}"),
-        (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETTABLE,
-        0,
-        &nfgenmsg(NFPROTO_INET, 0),
-    );
-    message.attr_str(NFTA_TABLE_NAME, table);
-    message
-}
-
-/// The ranges that a table of ours was made for, read from its comment.
-pub(super) fn ranges_of(answer: &[u8]) -> Vec<Range> {
-    let attributes = answer.get(nfgenmsg(0, 0).len()..).unwrap_or_default();
-    let comment = netlink::attributes(attributes)
-        .find(|(kind, _)| *kind == NFTA_TABLE_USERDATA)
-        .and_then(|(_, entry)| match entry {
-            [NFTNL_UDATA_TABLE_COMMENT, len, text @ ..] => text.get(..usize::from(*len)),
-            _ => None,
-        })
-        .and_then(|text| std::str::from_utf8(text).ok())
-        .and_then(|text| text.trim_end_matches('\0').strip_prefix(COMMENT));
-    comment
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|word| {
-            let (address, prefix) = word.split_once('/')?;
-            Range::new(address.parse().ok()?, prefix.parse().ok()?).ok()
-        })
-        .collect()
+/// The keys that the table's sets hold for `elements`, as rules build them in registers.
+pub(super) fn keys(elements: &Elements) -> Sets {
+    let mut sets: Sets = SETS.map(|set| (set.to_owned(), BTreeSet::new())).into();
+    for family in [&IPV4, &IPV6] {
+        let services = elements.services.iter();
+        let services = services.filter_map(|(ip, port)| key(family, *ip, None, *port));
+        sets.insert(services_set(family), services.collect());
+        let bound = elements.bound.iter();
+        let bound =
+            bound.filter_map(|(ip, protocol, port)| key(family, *ip, Some(*protocol), *port));
+        sets.insert(bound_set(family), bound.collect());
+    }
+    sets
 }
 
 /// A batch under construction: the kernel carries out all of it or nothing.
@@ -214,6 +217,7 @@ impl Batch {
         self.messages
     }
 
+    /// Without ranges: as it takes to delete it.
     fn add_table(&mut self, ranges: &[Range]) {
         let comment = comment(ranges);
         self.push(
@@ -335,7 +339,7 @@ impl Batch {
     }
 }
 
-fn nfgenmsg(family: u8, resource: u16) -> [u8; 4] {
+pub(super) fn nfgenmsg(family: u8, resource: u16) -> [u8; 4] {
     let [high, low] = resource.to_be_bytes();
     [family, NFNETLINK_V0, high, low]
 }

@@ -20,8 +20,8 @@ const LOOPBACK_IFINDEX: u32 = 1;
 const NLM_F_CREATE: u16 = libc::NLM_F_CREATE as u16;
 const NLM_F_EXCL: u16 = libc::NLM_F_EXCL as u16;
 
-/// Adds the route of `range`; one that is there already stays as it is.
-pub(super) fn add(socket: &mut Socket, range: &Range) -> Result<(), RedirectError> {
+/// Adds the route of `range`, and says whether it was missing; one that is there already stays as it is.
+pub(super) fn add(socket: &mut Socket, range: &Range) -> Result<bool, RedirectError> {
     let mut message = request(
         format!("add the route local {range} dev lo"),
         libc::RTM_NEWROUTE,
@@ -34,7 +34,7 @@ pub(super) fn add(socket: &mut Socket, range: &Range) -> Result<(), RedirectErro
         IpAddr::V4(_) => message.attr(RTA_PREFSRC, &Ipv4Addr::LOCALHOST.octets()),
         IpAddr::V6(_) => message.attr(RTA_PREFSRC, &Ipv6Addr::LOCALHOST.octets()),
     };
-    tolerate(libc::EEXIST, socket.transact(vec![message]))
+    unless(libc::EEXIST, socket.transact(vec![message]))
 }
 
 /// Removes the route of `range` if it is one of ours.
@@ -45,7 +45,7 @@ pub(super) fn delete(socket: &mut Socket, range: &Range) -> Result<(), RedirectE
         0,
         range,
     );
-    tolerate(libc::ESRCH, socket.transact(vec![message]))
+    unless(libc::ESRCH, socket.transact(vec![message])).map(|_| ())
 }
 
 fn request(step: String, kind: u16, flags: u16, range: &Range) -> Message {
@@ -76,9 +76,11 @@ fn request(step: String, kind: u16, flags: u16, range: &Range) -> Message {
     message
 }
 
-fn tolerate(errno: i32, result: Result<(), RedirectError>) -> Result<(), RedirectError> {
+/// Whether there was anything to do: `errno` says that there was not.
+fn unless(errno: i32, result: Result<(), RedirectError>) -> Result<bool, RedirectError> {
     match result {
-        Err(error) if error.errno() == Some(errno) => Ok(()),
-        other => other,
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(errno) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::netlink::{Answer, HEADER_LEN, Message, answers, attributes, verdict};
 use super::range::Range;
-use super::{RedirectError, check_table, nft};
+use super::{RedirectError, check_table, look};
 
 fn datagram(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(HEADER_LEN + payload.len()).expect("small");
@@ -96,7 +96,7 @@ fn errors_name_the_step_and_the_mend() {
         refused(libc::EPERM),
         "cannot add the table heddle: needs CAP_NET_ADMIN (run as root or grant the capability)"
     );
-    assert!(refused(libc::EOPNOTSUPP).contains("Linux 5.9 or later"));
+    assert!(refused(libc::EOPNOTSUPP).contains("Linux 5.10 or later"));
     assert_eq!(refused(libc::EBUSY), "cannot add the table heddle");
 }
 
@@ -137,7 +137,9 @@ proptest! {
             let _ = verdict(&answer);
         }
         let _ = attributes(&bytes).count();
-        let _ = nft::ranges_of(&bytes);
+        let _ = look::ranges_of(&bytes);
+        let _ = look::rule_of(&bytes);
+        let _ = look::keys_of(&bytes);
         let flags = bytes.first().map_or(0, |b| u16::from(*b) << 8);
         let _ = verdict(&Answer { kind: 2, flags, sequence: 0, payload: &bytes });
     }

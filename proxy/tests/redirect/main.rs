@@ -38,7 +38,7 @@ fn ranges(texts: &[&str]) -> Vec<(IpAddr, u8)> {
 
 fn install(host: &Namespace, port: u16) -> Redirect {
     let config = config(port);
-    host.run(move || Redirect::install(config))
+    host.run(move || Redirect::install(config, &BTreeSet::new()))
         .expect("installed")
 }
 
@@ -203,6 +203,40 @@ fn exceptions_and_udp_sockets_are_left_to_who_is_bound_there() {
 }
 
 #[test]
+fn an_exception_is_led_to_another_port_where_its_own_is_taken() {
+    if !available() {
+        return;
+    }
+    let host = Namespace::new();
+    let guest = host.bridged_guest();
+    let mut redirect = redirect(&host, &["10.96.0.1:80"]);
+    for any in ["0.0.0.0:53", "[::]:53"] {
+        server(&host, any, "not ours");
+        udp_server(&host, any, "not ours");
+    }
+    let moved = [("10.96.0.10:53", 5353), ("[fd00:96::a]:53", 5454)];
+    for (address, at) in moved {
+        let at = address.replace(":53", &format!(":{at}"));
+        server(&host, &at, "dns");
+        udp_server(&host, &at, "dns");
+    }
+    let moved = moved.map(|(address, at)| (address.parse().expect("an address"), at));
+    redirect.move_exceptions(&moved).expect("moved");
+    host.shell("nft flush ruleset");
+    assert!(redirect.ensure().expect("healed").table);
+    for client in [&host, &guest] {
+        for address in ["10.96.0.10:53", "[fd00:96::a]:53"] {
+            assert_answers(client, address, "dns");
+            assert_eq!(ask(client, address).expect("an answer"), "dns");
+        }
+        assert_redirected(client, "10.96.0.1:80");
+        assert_refused(client, "10.96.0.10:54");
+        assert_unreachable(client, "10.96.0.10:5353");
+    }
+    assert_eq!(ask(&host, "127.0.0.1:53").expect("an answer"), "not ours");
+}
+
+#[test]
 fn open_connections_outlive_their_service_and_the_table() {
     if !available() {
         return;
@@ -224,7 +258,7 @@ fn open_connections_outlive_their_service_and_the_table() {
     }
 
     host.shell("nft flush ruleset");
-    assert!(redirect.ensure().expect("healed"), "the table was gone");
+    assert!(redirect.ensure().expect("healed").table, "it was gone");
     open.iter_mut().for_each(Connection::assert_echoes);
 }
 
