@@ -1,7 +1,7 @@
 //! The `[resources]` folder: manifests in files, applied at start and whenever a file changes.
 //!
 //! Each file is taken whole or not at all: one that can't be read changes nothing, and what it defined before stays. A
-//! resource that no file defines any more is deleted; while any file is bad nothing is, because what it defined is not
+//! resource that no file defines any more is deleted; while any file can't be read nothing is, because what it defines is not
 //! known.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +107,8 @@ impl Folder {
             ranges: mesh.vip_ranges.clone(),
             dry_run: false,
         };
-        let mut complete = true;
+        let readable = bad.is_empty();
+        let (mut complete, mut waits) = (true, false);
         for chunk in manifests.chunks(self.registry.apply_limit()) {
             match self.registry.apply(chunk, &options).await {
                 Ok(applied) => {
@@ -119,12 +120,19 @@ impl Folder {
                     }
                 }
                 // One that belongs to somebody else must not keep the others out.
-                Err(ApplyError::Owned { .. } | ApplyError::Unreadable { .. }) => {
+                Err(
+                    ApplyError::Owned { .. }
+                    | ApplyError::Unreadable { .. }
+                    | ApplyError::VipHeld { .. }
+                    | ApplyError::VipUnusable { .. },
+                ) => {
                     for manifest in chunk {
                         let one = std::slice::from_ref(manifest);
                         if let Err(error) = self.registry.apply(one, &options).await {
                             let path = self.path.join(manifest.key().to_string());
                             complete &= !matches!(error, ApplyError::Store(_));
+                            // Who holds an address may give it up, be it a later one of these.
+                            waits |= matches!(error, ApplyError::VipHeld { .. });
                             bad.insert(path, chain(&error));
                         }
                     }
@@ -135,16 +143,13 @@ impl Folder {
                 }
             }
         }
-        if complete && bad.is_empty() {
+        if complete && readable {
             complete = self
                 .delete_undefined(&catalog, &manifests, &options.manager)
                 .await;
         }
-        for (path, why) in &bad {
-            tracing::warn!(path = %path.display(), %why, "resource file refused; what it defined before stays");
-        }
         self.note(bad);
-        complete
+        complete && !waits
     }
 
     async fn delete_undefined(
@@ -191,7 +196,10 @@ impl Folder {
         let refused = bad
             .iter()
             .filter(|(path, why)| before.get(*path) != Some(*why))
-            .map(|(path, why)| (path, "FileRefused", why.clone()));
+            .map(|(path, why)| {
+                tracing::warn!(path = %path.display(), %why, "resource file refused; what it defined before stays");
+                (path, "FileRefused", why.clone())
+            });
         let mended = before
             .keys()
             .filter(|path| !bad.contains_key(*path))

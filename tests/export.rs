@@ -39,8 +39,19 @@ fn options(vip_range: &'static str) -> NodeOptions<'static> {
 }
 
 /// Applies, changes, registers and drains, so that there is one of each.
-fn fill(node: &Node) {
+fn fill(node: &Node, asked_for: &str) {
     node.apply(RESOURCES);
+    node.apply(&format!(
+        "
+apiVersion: heddle/v1
+kind: Service
+metadata: {{name: pinned}}
+spec: {{ports: [{{port: 8081}}], vips: ['{asked_for}']}}
+"
+    ));
+    eventually(PATIENCE, "it has the address that it asks for", || {
+        (node.vip("default/pinned").to_string() == asked_for).then_some(())
+    });
     node.apply(&RESOURCES.replace("attempts: 2", "attempts: 3"));
     let output = node.heddle_with(&["register", "-"], REGISTRATION);
     assert!(output.status.success());
@@ -62,7 +73,7 @@ fn import(node: &Node, text: &str, words: &[&str]) -> String {
 #[test]
 fn what_was_exported_comes_back_byte_by_byte_after_everything_was_lost() {
     let mut node = Node::start(&options("127.97.0.0/16"));
-    fill(&node);
+    fill(&node, "127.97.5.5");
     let vip = node.vip("shop/web");
     let exported = node.ok(&["export"]);
     for kind in [
@@ -100,6 +111,7 @@ fn what_was_exported_comes_back_byte_by_byte_after_everything_was_lost() {
     );
     assert_eq!(node.ok(&["export"]), exported);
     assert_eq!(node.vip("shop/web"), vip);
+    assert_eq!(node.vip("default/pinned").to_string(), "127.97.5.5");
     eventually(PATIENCE, "the registration is an endpoint again", || {
         let all = node.endpoints("shop/web");
         (all.first()?["state"] == "draining").then_some(())
@@ -147,7 +159,7 @@ fn a_registry_moves_from_embedded_to_etcd_and_back_out_of_a_wiped_one() {
         return;
     };
     let embedded = Node::start(&options("127.95.0.0/16"));
-    fill(&embedded);
+    fill(&embedded, "127.95.5.5");
     let exported = embedded.ok(&["export"]);
     drop(embedded);
     let mut node = Node::start(&NodeOptions {

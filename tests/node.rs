@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -110,6 +111,62 @@ fn a_bad_manifest_changes_nothing_and_names_every_mistake() {
         "{text}"
     );
     assert_eq!(node.get("services").len(), 0);
+}
+
+#[test]
+fn an_address_that_another_service_has_is_refused_by_name() {
+    let node = Node::start(&NodeOptions::default());
+    node.apply(BACKENDS);
+    let vip = node.vip("shop/web");
+    let asking = |vip: &str| {
+        let manifest = format!(
+            "apiVersion: heddle/v1\nkind: Service\nmetadata: {{name: db}}\nspec: {{ports: [{{port: 5432}}], vips: ['{vip}']}}\n"
+        );
+        let output = node.heddle_with(&["apply", "-f", "-"], &manifest);
+        assert!(!output.status.success());
+        stderr(&output)
+    };
+    for (vip, reason) in [
+        (
+            vip.to_string(),
+            "which service shop/web has: ask for another",
+        ),
+        ("192.0.2.1".to_owned(), "it lies outside of mesh.vip_range"),
+    ] {
+        let text = asking(&vip);
+        let what = format!("Service default/db: spec.vips asks for {vip}");
+        assert!(text.contains(&what) && text.contains(reason), "{text}");
+    }
+    assert_eq!(node.get("services").len(), 1);
+}
+
+#[test]
+fn services_of_files_swap_their_addresses_and_hand_them_on() {
+    let node = Node::start(&NodeOptions {
+        vip_range: "127.89.0.0/16",
+        ..NodeOptions::default()
+    });
+    let write = |services: [(&str, &str); 3]| {
+        let text: String = services
+            .iter()
+            .map(|(name, vip)| {
+                format!(
+                    "---\napiVersion: heddle/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 8080}}], vips: ['127.89.5.{vip}']}}\n"
+                )
+            })
+            .collect();
+        fs::write(node.path("resources/all.yaml"), text).expect("it is written");
+        eventually(PATIENCE, "each has what it asks for", || {
+            let has = |(name, vip): &(&str, &str)| {
+                let service = node.service(&format!("default/{name}"))?;
+                (service["status"]["vips"][0] == format!("127.89.5.{vip}")).then_some(())
+            };
+            let all = services.iter().all(|service| has(service).is_some());
+            (all && node.get("services").len() == 3).then_some(())
+        });
+    };
+    write([("web", "5"), ("db", "6"), ("old", "7")]);
+    write([("web", "6"), ("db", "5"), ("new", "7")]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use model::labels::{Labels, check_value};
 use model::manifest::check_service;
 use model::name::{Name, ServiceKey};
@@ -28,6 +30,7 @@ const PORT: &str = "heddle.port";
 const PROTOCOL: &str = "heddle.protocol";
 const VIP_PORT: &str = "heddle.vip-port";
 const NODE_PORT: &str = "heddle.node-port";
+const VIP: &str = "heddle.vip";
 const HEALTH_PATH: &str = "heddle.health.path";
 const WEIGHT: &str = "heddle.weight";
 const RECOVERY: &str = "heddle.recovery";
@@ -36,7 +39,7 @@ const RECOVERY: &str = "heddle.recovery";
 pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     NAMESPACE,
     NETWORK,
     SERVICE,
@@ -45,6 +48,7 @@ const KNOWN: [&str; 11] = [
     PROTOCOL,
     VIP_PORT,
     NODE_PORT,
+    VIP,
     HEALTH_PATH,
     WEIGHT,
     RECOVERY,
@@ -213,8 +217,10 @@ fn spec(
             ));
         }
     };
+    let vips = labels.get(VIP).map(|value| addresses(value)).transpose()?;
     let spec = ServiceSpec {
         recovery,
+        vips: vips.unwrap_or_default(),
         selector: Some(selector),
         ports: vec![ServicePort {
             name: None,
@@ -230,6 +236,7 @@ fn spec(
     };
     check_service(spec).map_err(|error| match error.path.as_str() {
         "spec.health.http.path" => format!("label {HEALTH_PATH}: {}", error.reason),
+        path if path.starts_with("spec.vips") => format!("label {VIP}: {}", error.reason),
         path => format!("service made of labels: {path}: {}", error.reason),
     })
 }
@@ -256,6 +263,19 @@ fn port(key: &str, value: &str) -> Result<u16, String> {
             shown(value)
         )),
     }
+}
+
+fn addresses(value: &str) -> Result<Vec<IpAddr>, String> {
+    value
+        .split(',')
+        .map(|ip| ip.trim().parse())
+        .collect::<Result<_, _>>()
+        .map_err(|_| {
+            format!(
+                "label {VIP}={}: not an IP address, or an IPv4 and an IPv6 one with a comma between",
+                shown(value)
+            )
+        })
 }
 
 fn unknown(key: &str) -> String {

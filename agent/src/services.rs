@@ -8,22 +8,35 @@ use model::manifest::{Manifest, ServiceManifest};
 use model::name::ServiceKey;
 use model::net::IpNet;
 use model::service::ManagedBy;
+use model::time::Timestamp;
 use registry::Registry;
 use registry::follow::chain;
-use registry::resources::{ApplyError, ApplyOptions};
+use registry::resources::{Action, ApplyError, ApplyOptions};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Until what was refused may be tried again: the reason, such as an address that another service has, may be gone.
+const TRY_REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
 /// What is to be done about a service made of labels.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// Create or replace it; virtual IPs come from these ranges.
     Write(Box<ServiceManifest>, Vec<IpNet>),
-    /// Delete it.
-    Delete,
+    /// Note that it is unused since then, or is used again.
+    Note(Option<Timestamp>),
+    /// Delete it, if it is still unused since then.
+    Delete(Timestamp),
+}
+
+/// Work that was refused.
+struct Refused {
+    work: Work,
+    reason: String,
+    again_at: Instant,
 }
 
 /// Does what is to be done about services made of labels, one after the other.
@@ -36,8 +49,8 @@ pub struct ServiceWriter {
 #[derive(Default)]
 struct State {
     work: BTreeMap<ServiceKey, Work>,
-    /// What was refused, with the reason: not tried again until it changes.
-    refused: BTreeMap<ServiceKey, (Work, String)>,
+    /// What was refused: not tried again before its time unless it changes.
+    refused: BTreeMap<ServiceKey, Refused>,
 }
 
 impl ServiceWriter {
@@ -59,10 +72,14 @@ impl ServiceWriter {
                 state.refused.remove(service);
             }
             Some(work) => {
-                if state.refused.get(service).is_some_and(|(w, _)| *w == work) {
-                    return;
+                match state.refused.get(service) {
+                    Some(refused) if refused.work == work => {
+                        if Instant::now() < refused.again_at {
+                            return;
+                        }
+                    }
+                    _ => drop(state.refused.remove(service)),
                 }
-                state.refused.remove(service);
                 state.work.insert(service.clone(), work);
                 self.wake.notify_one();
             }
@@ -72,7 +89,7 @@ impl ServiceWriter {
     /// Why what labels ask for is not written.
     pub fn refusal(&self, service: &ServiceKey) -> Option<String> {
         let state = self.lock();
-        state.refused.get(service).map(|(_, reason)| reason.clone())
+        state.refused.get(service).map(|r| r.reason.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -114,7 +131,9 @@ impl ServiceWriter {
                 }
                 Err(error) => {
                     let reason = chain(&error);
-                    tracing::warn!(%service, %reason, "a service made of labels is refused");
+                    if self.refusal(&service).as_ref() != Some(&reason) {
+                        tracing::warn!(%service, %reason, "a service made of labels is refused");
+                    }
                     self.done(&service, &work, Some(reason));
                 }
             }
@@ -126,10 +145,14 @@ impl ServiceWriter {
         let mut state = self.lock();
         if state.work.get(service) == Some(work) {
             state.work.remove(service);
+            state.refused.remove(service);
             if let Some(reason) = refused {
-                state
-                    .refused
-                    .insert(service.clone(), (work.clone(), reason));
+                let refused = Refused {
+                    work: work.clone(),
+                    reason,
+                    again_at: Instant::now() + TRY_REFUSED_AGAIN,
+                };
+                state.refused.insert(service.clone(), refused);
             }
         }
     }
@@ -144,26 +167,22 @@ impl ServiceWriter {
                 };
                 let manifest = Manifest::Service((**manifest).clone());
                 for applied in self.registry.apply(&[manifest], &options).await? {
-                    tracing::info!(%service, action = applied.action.as_str(), "service made of labels");
+                    if applied.action != Action::Unchanged {
+                        tracing::info!(%service, action = applied.action.as_str(), "service made of labels");
+                    }
                     if let Some(warning) = applied.warning {
                         tracing::warn!(%service, %warning, "service made of labels");
                     }
                 }
                 Ok(())
             }
-            Work::Delete => match self
-                .registry
-                .delete_service(service, &ManagedBy::Labels)
-                .await
-            {
-                Ok(_) => {
-                    tracing::info!(%service, "service made of labels is deleted: its last container is long gone");
-                    Ok(())
+            Work::Note(since) => self.registry.note_unused(service, *since).await,
+            Work::Delete(since) => {
+                if self.registry.delete_unused(service, *since).await? {
+                    tracing::info!(%service, %since, "service made of labels is deleted: its last container is long gone");
                 }
-                // Another node was faster, or somebody has taken the service over.
-                Err(ApplyError::NotFound { .. } | ApplyError::Owned { .. }) => Ok(()),
-                Err(error) => Err(error),
-            },
+                Ok(())
+            }
         }
     }
 }
@@ -176,6 +195,8 @@ fn may_pass(error: &ApplyError) -> bool {
         ApplyError::Owned { .. }
         | ApplyError::NotFound { .. }
         | ApplyError::TooMany { .. }
+        | ApplyError::VipHeld { .. }
+        | ApplyError::VipUnusable { .. }
         | ApplyError::Unreadable { .. } => false,
     }
 }

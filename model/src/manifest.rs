@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,6 @@ const NOT_BUILT: &[&str] = &[
     "spec.sessionAffinity",
     "spec.outlier",
     "spec.limits",
-    "spec.vips",
     "spec.dns",
     "spec.externalName",
     "spec.retries.perTry",
@@ -387,7 +387,31 @@ pub fn check_service(mut spec: ServiceSpec) -> Result<ServiceSpec, FieldError> {
     if spec.retries.budget_percent.is_some_and(|n| n > 100) {
         return field("spec.retries.budgetPercent", "a percentage is 0 to 100");
     }
+    check_vips(&spec)?;
+    spec.vips.sort_unstable();
     Ok(spec)
+}
+
+fn check_vips(spec: &ServiceSpec) -> Result<(), FieldError> {
+    if spec.headless && !spec.vips.is_empty() {
+        return field("spec.vips", "a headless service has no virtual IP");
+    }
+    for (index, ip) in spec.vips.iter().enumerate() {
+        let path = format!("spec.vips[{index}]");
+        if let IpAddr::V6(v6) = ip
+            && let Some(v4) = v6.to_ipv4_mapped()
+        {
+            return field(path, format!("write the IPv4 address {v4} instead"));
+        }
+        let earlier = spec.vips.iter().take(index);
+        if earlier
+            .into_iter()
+            .any(|other| other.is_ipv4() == ip.is_ipv4())
+        {
+            return field(path, "a service has at most one IPv4 and one IPv6 address");
+        }
+    }
+    Ok(())
 }
 
 fn check_recovery(recovery: &Recovery, spec: &ServiceSpec) -> Result<(), FieldError> {

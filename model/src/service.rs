@@ -3,6 +3,7 @@
 mod recovery;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::de::{self, MapAccess, Visitor};
@@ -43,6 +44,10 @@ pub struct Metadata {
     /// Set by heddle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<Timestamp>,
+    /// Set by heddle on a service that labels made: since when no container has asked for it. It is deleted once that is
+    /// long enough ago, by the clock of the node that deletes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<Timestamp>,
 }
 
 impl Metadata {
@@ -57,6 +62,7 @@ impl Metadata {
             generation: None,
             resource_version: None,
             creation_timestamp: None,
+            unused_since: None,
         }
     }
 
@@ -161,6 +167,9 @@ pub struct ServiceSpec {
     /// No virtual IP: DNS answers with the endpoints themselves.
     #[serde(default, skip_serializing_if = "is_default")]
     pub headless: bool,
+    /// The virtual IPs to have, ascending, at most one of each family. Of a family that has none here, any is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<IpAddr>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -12,21 +12,17 @@ mod update;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use model::catalog::Change;
-use model::name::ServiceKey;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Registry;
-use crate::layout::{Key, Keys};
+use crate::layout::Key;
 use crate::metrics::Resync;
-use crate::record;
 use crate::store::{self, Entry, Revision, Store, StoreError, WatchEvent};
-use crate::vips::VipRecord;
 pub use change::change;
 use change::removal;
 use compare::{Comparison, Step, compared};
@@ -425,21 +421,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// The virtual IPs that an entry list names, with who has them.
-pub(crate) fn vips_in(keys: &Keys, entries: &[Entry]) -> Vec<(IpAddr, Option<ServiceKey>)> {
-    entries
-        .iter()
-        .filter_map(|entry| match keys.parse(&entry.key) {
-            // A record that can't be read still takes its address.
-            Some(Key::Vip(ip)) => Some((
-                ip,
-                record::decode::<VipRecord>(&entry.value)
-                    .ok()
-                    .map(|r| r.service),
-            )),
-            _ => None,
-        })
-        .collect()
 }

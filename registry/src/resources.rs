@@ -2,158 +2,50 @@
 //!
 //! A service is written together with its virtual IP in one transaction, so that there is never one without the other. The
 //! owner decides who may write: apply and files beat labels, a file's resource is changed through its file.
+//!
+//! # Layout
+//! - [`mod@self`]: planning and committing
+//! - `addresses`: which virtual IPs are given up and taken
+//! - `outcome`: what was done, or why not
+//! - `unused`: services of labels that nobody asks for any more
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+mod addresses;
+mod outcome;
+mod unused;
 
 use model::endpoint::ManualEndpoint;
 use model::manifest::Manifest;
 use model::name::ServiceKey;
-use model::net::IpNet;
 use model::service::{ManagedBy, Metadata, Service};
 use model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use addresses::Addresses;
+pub use outcome::{Action, Applied, ApplyError, ApplyOptions};
+
 use crate::Registry;
-use crate::follow::vips_in;
 use crate::layout::Key;
-use crate::record::{self, RecordError};
-use crate::store::{Compare, Entry, Op, Outcome, Retry, StoreError, Txn};
-use crate::vips::{self, VipRecord};
+use crate::record;
+use crate::store::{Compare, Entry, Op, Outcome, Retry, Txn};
 
-const TRIES: u32 = 8;
-
-/// What was done with a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// It is new.
-    Created,
-    /// It was another one before.
-    Configured,
-    /// It was the same already; nothing was written.
-    Unchanged,
-    /// It is gone.
-    Deleted,
-}
-
-impl Action {
-    /// As the command line prints it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Action::Created => "created",
-            Action::Configured => "configured",
-            Action::Unchanged => "unchanged",
-            Action::Deleted => "deleted",
-        }
-    }
-}
-
-/// What was done with which resource.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Applied {
-    /// `Service` or `Endpoint`.
-    pub kind: String,
-    /// `namespace/name`.
-    pub key: ServiceKey,
-    /// What was done.
-    pub action: Action,
-    /// The virtual IPs that a service got with this write.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub vips: Vec<IpAddr>,
-    /// The resource before, as JSON; for `--diff`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<serde_json::Value>,
-    /// The resource after, as JSON; for `--diff`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<serde_json::Value>,
-    /// What the user should know although it worked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warning: Option<String>,
-}
-
-/// Why resources were not written. Nothing was.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The store failed.
-    #[error("registry can't be read or written")]
-    Store(#[from] StoreError),
-    /// The manifest names an older `resourceVersion` than the registry has.
-    #[error("{kind} {key} was changed meanwhile: it has resourceVersion {current}, not {given}")]
-    Stale {
-        /// `Service` or `Endpoint`.
-        kind: &'static str,
-        /// `namespace/name`.
-        key: ServiceKey,
-        /// What the manifest says.
-        given: i64,
-        /// What the registry has; 0 when it has none.
-        current: i64,
-    },
-    /// Somebody else owns it.
-    #[error("{kind} {key} is managed by {owner}: {mend}")]
-    Owned {
-        /// `Service` or `Endpoint`.
-        kind: &'static str,
-        /// `namespace/name`.
-        key: ServiceKey,
-        /// Who owns it.
-        owner: ManagedBy,
-        /// What to do instead.
-        mend: &'static str,
-    },
-    /// It is not there.
-    #[error("{kind} {key} does not exist")]
-    NotFound {
-        /// `Service` or `Endpoint`.
-        kind: &'static str,
-        /// `namespace/name`.
-        key: ServiceKey,
-    },
-    /// More than one transaction can hold.
-    #[error(
-        "{count} resources at once are too many to be written all or nothing: apply at most {limit} at a time"
-    )]
-    TooMany {
-        /// How many there are.
-        count: usize,
-        /// How many new services fit at least.
-        limit: usize,
-    },
-    /// The record that is there can't be read, so it is not overwritten.
-    #[error(
-        "{kind} {key} is in the registry in a form that this version can't read: delete it first"
-    )]
-    Unreadable {
-        /// `Service` or `Endpoint`.
-        kind: &'static str,
-        /// `namespace/name`.
-        key: ServiceKey,
-        /// Why.
-        #[source]
-        source: RecordError,
-    },
-    /// Others wrote at the same time, again and again.
-    #[error("others keep writing the same resources: gave up after {TRIES} tries")]
-    Contended,
-}
-
-/// What to do beside writing.
-#[derive(Clone, Debug)]
-pub struct ApplyOptions {
-    /// Who writes.
-    pub manager: ManagedBy,
-    /// Where virtual IPs come from.
-    pub ranges: Vec<IpNet>,
-    /// Say what would be done, and write nothing.
-    pub dry_run: bool,
-}
+/// Somebody else's write succeeds for each try that fails; many that want the last free addresses fail often.
+const TRIES: u32 = 32;
+/// Writes of one resource at most: a service, and for each family an address that it takes and one that it gives up.
+const MAX_OPS: usize = 5;
 
 /// One resource's part of a transaction.
 struct Planned {
     applied: Applied,
     txn: Txn,
+    /// Writes the record as it is, where it has not changed.
+    touch: Option<Op>,
+    service: Option<PlannedService>,
+}
+
+/// A service before and after.
+struct PlannedService {
+    before: Option<Service>,
+    after: Service,
 }
 
 impl Registry {
@@ -164,24 +56,14 @@ impl Registry {
         options: &ApplyOptions,
     ) -> Result<Vec<Applied>, ApplyError> {
         for _ in 0..TRIES {
-            let mut taken: Option<BTreeSet<IpAddr>> = None;
-            let mut all = Vec::with_capacity(manifests.len());
-            for manifest in manifests {
-                all.push(self.plan(manifest, options, &mut taken).await?);
-            }
-            let mut txn = Txn::new();
-            for planned in &mut all {
-                txn.compares.append(&mut planned.txn.compares);
-                txn.ops.append(&mut planned.txn.ops);
-            }
+            let (done, txn) = self.plan_all(manifests, options).await?;
             let limit = self.store().limits().max_ops_per_txn;
             if txn.ops.len().max(txn.compares.len()) > limit {
                 return Err(ApplyError::TooMany {
                     count: manifests.len(),
-                    limit: limit / 3,
+                    limit: limit / MAX_OPS,
                 });
             }
-            let done = all.into_iter().map(|planned| planned.applied).collect();
             if txn.ops.is_empty() || options.dry_run {
                 return Ok(done);
             }
@@ -191,8 +73,8 @@ impl Registry {
                 Ok(Outcome::Conflict) => {}
                 Err(error) if error.retry() == Retry::ReadFirst => {
                     tracing::debug!(%error, "apply's outcome is open; reading again");
-                    let settled = self.settled(manifests, options).await?;
-                    if settled {
+                    let (now, _) = self.plan_all(manifests, options).await?;
+                    if now.iter().all(|one| one.action == Action::Unchanged) {
                         return Ok(done);
                     }
                 }
@@ -204,29 +86,67 @@ impl Registry {
 
     /// How many resources fit surely into one [`Registry::apply`].
     pub fn apply_limit(&self) -> usize {
-        self.store().limits().max_ops_per_txn / 3
+        self.store().limits().max_ops_per_txn / MAX_OPS
     }
 
-    async fn settled(
+    /// What is to be written, and what will have been done then.
+    async fn plan_all(
         &self,
         manifests: &[Manifest],
         options: &ApplyOptions,
-    ) -> Result<bool, ApplyError> {
-        let mut taken = None;
+    ) -> Result<(Vec<Applied>, Txn), ApplyError> {
+        let mut all = Vec::with_capacity(manifests.len());
         for manifest in manifests {
-            let planned = self.plan(manifest, options, &mut taken).await?;
-            if planned.applied.action != Action::Unchanged {
-                return Ok(false);
+            all.push(self.plan(manifest, options).await?);
+        }
+        let specs = manifests.iter().filter_map(|manifest| match manifest {
+            Manifest::Service(m) => Some(&m.spec),
+            Manifest::Endpoint(_) => None,
+        });
+        let mut addresses = Addresses::new(self, &options.ranges, specs);
+        // All that is given up first: one may take what another of the same apply gives up.
+        let mut kept = Vec::new();
+        for planned in &mut all {
+            let Some(PlannedService { before, after }) = &planned.service else {
+                continue;
+            };
+            let key = &planned.applied.key;
+            let mut mine = addresses.of(key, before.as_ref(), &after.spec).await?;
+            let released = addresses.release(&mut mine, &after.spec).await?;
+            kept.push((mine, released));
+        }
+        let services = all.iter_mut().filter(|planned| planned.service.is_some());
+        for (planned, (mine, released)) in services.zip(kept) {
+            let Some(PlannedService { after, .. }) = &planned.service else {
+                continue;
+            };
+            let key = planned.applied.key.clone();
+            let changed = addresses.take(&key, &mine, &after.spec).await?;
+            planned.applied.vips = changed.taken;
+            planned.applied.warning = changed.warning;
+            if released || changed.any {
+                if planned.applied.action == Action::Unchanged {
+                    planned.applied.action = Action::Configured;
+                }
+                // Of two that change a service's addresses at once, one must see the other.
+                planned.txn.ops.extend(planned.touch.take());
             }
         }
-        Ok(true)
+        let mut txn = Txn::new();
+        let mut done = Vec::with_capacity(all.len());
+        for mut planned in all {
+            txn.compares.append(&mut planned.txn.compares);
+            txn.ops.append(&mut planned.txn.ops);
+            done.push(planned.applied);
+        }
+        addresses.into_txn(&mut txn);
+        Ok((done, txn))
     }
 
     async fn plan(
         &self,
         manifest: &Manifest,
         options: &ApplyOptions,
-        taken: &mut Option<BTreeSet<IpAddr>>,
     ) -> Result<Planned, ApplyError> {
         let key = manifest.key();
         match manifest {
@@ -244,8 +164,7 @@ impl Registry {
                 let known = before.as_ref().map(|s| (&s.metadata, s.spec == after.spec));
                 complete(&mut after.metadata, known);
                 let mut planned = plan_record("Service", &key, path, entry, &before, &after);
-                self.plan_vips(&key, &after, &mut planned, options, taken)
-                    .await?;
+                planned.service = Some(PlannedService { before, after });
                 Ok(planned)
             }
             Manifest::Endpoint(m) => {
@@ -264,68 +183,6 @@ impl Registry {
                 Ok(plan_record("Endpoint", &key, path, entry, &before, &after))
             }
         }
-    }
-
-    /// Gives a service that should have virtual IPs those that it lacks, and takes those of one that turned headless.
-    async fn plan_vips(
-        &self,
-        key: &ServiceKey,
-        service: &Service,
-        planned: &mut Planned,
-        options: &ApplyOptions,
-        taken: &mut Option<BTreeSet<IpAddr>>,
-    ) -> Result<(), ApplyError> {
-        let listing = match taken {
-            Some(_) if planned.applied.action == Action::Created => Vec::new(),
-            _ => {
-                let listing = self.store().list(&self.keys().vips()).await?;
-                vips_in(self.keys(), &listing.entries)
-            }
-        };
-        let all = taken.get_or_insert_with(|| listing.iter().map(|(ip, _)| *ip).collect());
-        let mine: Vec<IpAddr> = listing
-            .iter()
-            .filter(|(_, owner)| owner.as_ref() == Some(key))
-            .map(|(ip, _)| *ip)
-            .collect();
-        if service.spec.headless {
-            for ip in mine {
-                let path = self.keys().path(&Key::Vip(ip));
-                planned.txn.ops.push(Op::delete(path));
-                planned.applied.action = changed(planned.applied.action);
-            }
-            return Ok(());
-        }
-        let lacking: Vec<IpNet> = options
-            .ranges
-            .iter()
-            .filter(|range| !mine.iter().any(|ip| ip.is_ipv4() == range.addr().is_ipv4()))
-            .copied()
-            .collect();
-        let chosen = vips::choose(key, &lacking, all);
-        let wanted: BTreeSet<bool> = lacking.iter().map(|r| r.addr().is_ipv4()).collect();
-        if chosen.len() < wanted.len() {
-            planned.applied.warning = Some(format!(
-                "{key} has no virtual IP: every address of {} is taken (make mesh.vip_range larger, or the service headless)",
-                lacking
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ));
-        }
-        for ip in chosen {
-            let path = self.keys().path(&Key::Vip(ip));
-            let record = VipRecord {
-                service: key.clone(),
-            };
-            planned.txn.compares.push(Compare::Absent(path.clone()));
-            planned.txn.ops.push(Op::put(path, record::encode(&record)));
-            planned.applied.vips.push(ip);
-            planned.applied.action = changed(planned.applied.action);
-            all.insert(ip);
-        }
-        Ok(())
     }
 
     /// Deletes a service with its virtual IPs.
@@ -374,12 +231,8 @@ impl Registry {
             }
             let mut txn = Txn::remove(path.clone(), entry.mod_revision);
             if kind == "Service" {
-                let listing = self.store().list(&self.keys().vips()).await?;
-                for (ip, owner) in vips_in(self.keys(), &listing.entries) {
-                    if owner.as_ref() == Some(key) {
-                        txn.ops.push(Op::delete(self.keys().path(&Key::Vip(ip))));
-                    }
-                }
+                let service = record::decode(&entry.value).ok();
+                addresses::release_all(self, key, service.as_ref(), &mut txn).await?;
             }
             if let Outcome::Committed(_) = self.store().commit(txn).await? {
                 return Ok(Applied {
@@ -394,14 +247,6 @@ impl Registry {
             }
         }
         Err(ApplyError::Contended)
-    }
-}
-
-fn changed(action: Action) -> Action {
-    if action == Action::Unchanged {
-        Action::Configured
-    } else {
-        action
     }
 }
 
@@ -469,6 +314,7 @@ fn may_write(
 /// Carries over what heddle notes of a resource, or begins it; `before` says whether the spec is the same.
 fn complete(after: &mut Metadata, before: Option<(&Metadata, bool)>) {
     after.resource_version = None;
+    after.unused_since = None;
     match before {
         Some((before, same_spec)) => {
             after.uid = before.uid.clone();
@@ -526,6 +372,8 @@ fn plan_record<T: Serialize + serde::de::DeserializeOwned + PartialEq>(
             warning: None,
         },
         txn: Txn::new(),
+        touch: None,
+        service: None,
     };
     match (entry, before) {
         (Some(entry), Some(before)) => {
@@ -535,6 +383,7 @@ fn plan_record<T: Serialize + serde::de::DeserializeOwned + PartialEq>(
             });
             if before == after {
                 planned.applied.action = Action::Unchanged;
+                planned.touch = Some(Op::put(path, entry.value));
             } else {
                 planned.applied.action = Action::Configured;
                 // `before` was read from these bytes, so they can be read again.

@@ -201,7 +201,7 @@ async fn an_apply_is_all_or_nothing(backend: Backend) {
         .await
         .unwrap_err();
     assert!(
-        error.to_string().contains("apply at most 42 at a time"),
+        error.to_string().contains("apply at most 25 at a time"),
         "{error}"
     );
 }

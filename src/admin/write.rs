@@ -22,9 +22,11 @@ impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         let status = match &error {
             ApplyError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            ApplyError::Stale { .. } | ApplyError::Owned { .. } | ApplyError::Contended => {
-                StatusCode::CONFLICT
-            }
+            ApplyError::Stale { .. }
+            | ApplyError::Owned { .. }
+            | ApplyError::VipHeld { .. }
+            | ApplyError::Contended => StatusCode::CONFLICT,
+            ApplyError::VipUnusable { .. } => StatusCode::BAD_REQUEST,
             ApplyError::NotFound { .. } => StatusCode::NOT_FOUND,
             ApplyError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApplyError::Unreadable { .. } => StatusCode::CONFLICT,

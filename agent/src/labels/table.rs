@@ -79,10 +79,24 @@ impl Table {
         catalog: &Catalog,
         node: &Name,
     ) -> Option<ServiceManifest> {
+        let (_, spec) = self.decides(service)?;
+        let mut existing = catalog.services.get(service).into_iter();
+        if existing.any(|existing| existing.spec == *spec) {
+            return None;
+        }
+        self.decided(service, catalog, node)
+    }
+
+    /// What the labels here say that the service is; `None` where they don't decide it.
+    pub fn decided(
+        &self,
+        service: &ServiceKey,
+        catalog: &Catalog,
+        node: &Name,
+    ) -> Option<ServiceManifest> {
         let (local, spec) = self.decides(service)?;
         if let Some(existing) = catalog.services.get(service)
             && (existing.managed_by != ManagedBy::Labels
-                || existing.spec == *spec
                 || older_elsewhere(service, catalog, node, local.started))
         {
             return None;

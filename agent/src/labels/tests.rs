@@ -41,6 +41,7 @@ fn a_service_is_made_of_its_name_and_a_port() {
             ("heddle.health.path", "/healthz"),
             ("heddle.weight", "5"),
             ("heddle.recovery", "restart"),
+            ("heddle.vip", "fd00:96::55, 10.96.5.5"),
         ],
         &[],
     );
@@ -57,6 +58,8 @@ fn a_service_is_made_of_its_name_and_a_port() {
         spec.recovery,
         Some(Box::<model::service::Recovery>::default())
     );
+    let vips: Vec<String> = spec.vips.iter().map(ToString::to_string).collect();
+    assert_eq!(vips, ["10.96.5.5", "fd00:96::55"]);
     let port = &spec.ports[0];
     assert_eq!(
         (port.port, port.target_port, port.node_port),
@@ -127,6 +130,19 @@ fn bad_labels_are_named_and_cost_only_what_they_are_for() {
             &[("heddle.service", "web"), ("heddle.recovery", "reboot")],
             &[53],
             "label heddle.recovery=reboot: the only action is restart",
+        ),
+        (
+            &[("heddle.service", "web"), ("heddle.vip", "10.96.5")],
+            &[53],
+            "label heddle.vip=10.96.5: not an IP address",
+        ),
+        (
+            &[
+                ("heddle.service", "web"),
+                ("heddle.vip", "10.96.5.5,10.96.5.6"),
+            ],
+            &[53],
+            "label heddle.vip: a service has at most one IPv4 and one IPv6 address",
         ),
         (
             &[("heddle.weight", "900")],

@@ -110,7 +110,7 @@ impl Reconciler {
         labelled.extend(lock(&self.workloads).table.services().cloned());
         self.follow_up(touched, labelled);
         self.follow_unowned();
-        self.sweep();
+        self.sweep(Timestamp::now());
     }
 
     fn read_catalog(&mut self) {

@@ -3,11 +3,17 @@
 mod docker;
 mod world;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use docker::FakeDocker;
 use model::endpoint::{Health, Lifecycle, State};
+use model::service::{ManagedBy, Service};
+use model::time::Timestamp;
 use model::workload::Registration;
+use registry::layout::Key;
+use registry::record;
+use registry::store::Store;
 use serde_json::json;
 use tokio::time::Instant;
 use world::{Backend, World, key, name, ready};
@@ -327,6 +333,96 @@ async fn a_service_of_labels_outlives_its_last_container_for_a_while() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(died.elapsed() >= Duration::from_millis(200));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_label_asks_for_an_address_and_is_told_who_else_has_it() {
+    let world = World::new().await;
+    let backend = Backend::on("127.0.0.1:0").await;
+    let port = backend.port().to_string();
+    let docker = FakeDocker::up(world.folder.path());
+    let running = world.agent(Some(docker.url()));
+    let vip = ("heddle.vip", "10.96.5.5");
+    let labels = [("heddle.service", "web"), ("heddle.port", &*port), vip];
+    docker.run("aa", "127.0.0.1", &labels);
+    world.until_ready("default/web", 1).await;
+    let snapshot = world.snapshot.load();
+    let view = snapshot.service(&key("default/web")).expect("a service");
+    assert_eq!(view.vips[..], [IpAddr::from([10, 96, 5, 5])]);
+    let labels = [("heddle.service", "db"), ("heddle.port", &*port), vip];
+    docker.run("bb", "127.0.0.1", &labels);
+    let held = "spec.vips asks for 10.96.5.5, which service default/web has";
+    running.until_told("bb", held).await;
+    running.stop().await;
+}
+
+/// Since when a service's record says that it is unused; `None` when it is gone.
+async fn unused(world: &World, service: &str) -> Option<Option<Timestamp>> {
+    let path = world.registry.keys().path(&Key::Service(key(service)));
+    let entry = world.store.get(&path).await.expect("it answers")?;
+    let service: Service = record::decode(&entry.value).expect("a service");
+    Some(service.metadata.unused_since)
+}
+
+async fn until_unused(world: &World, service: &str, so: bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while unused(world, service).await.map(|since| since.is_some()) != Some(so) {
+        assert!(Instant::now() < deadline, "it was never noted");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_service_of_labels_is_unused_is_noted_and_taken_back() {
+    let world = World::new().await;
+    let backend = Backend::on("127.0.0.1:0").await;
+    let port = backend.port().to_string();
+    let docker = FakeDocker::up(world.folder.path());
+    let mut options = world.options(Some(docker.url()));
+    options.rescan = Duration::from_millis(20);
+    options.label_service_grace = Duration::from_secs(100);
+    let running = world.agent_with(options);
+    let labels = [("heddle.service", "web"), ("heddle.port", port.as_str())];
+    docker.run("aa", "127.0.0.1", &labels);
+    world.until_ready("default/web", 1).await;
+    docker.die("aa");
+    until_unused(&world, "default/web", true).await;
+    docker.run("bb", "127.0.0.1", &labels);
+    world.until_ready("default/web", 1).await;
+    until_unused(&world, "default/web", false).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_grace_of_a_service_of_labels_counts_over_restarts_and_nodes() {
+    let world = World::new().await;
+    let made = r#"{"apiVersion": "heddle/v1", "kind": "Service", "metadata": {"name": "NAME"}, "spec": {"ports": [{"port": 80}]}}"#;
+    let now = Timestamp::now();
+    for (name, minutes) in [("old", 11), ("young", 1)] {
+        let manifests = model::manifest::parse(&made.replace("NAME", name)).expect("a manifest");
+        let options = registry::resources::ApplyOptions {
+            manager: ManagedBy::Labels,
+            ranges: Vec::new(),
+            dry_run: false,
+        };
+        let applied = world.registry.apply(&manifests, &options).await;
+        applied.expect("applied");
+        let since = Timestamp(now.0 - minutes * 60_000);
+        let key = manifests[0].key();
+        let noted = world.registry.note_unused(&key, Some(since)).await;
+        noted.expect("noted");
+    }
+    let mut options = world.options(None);
+    options.rescan = Duration::from_millis(20);
+    options.label_service_grace = Duration::from_secs(600);
+    let running = world.agent_with(options);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while unused(&world, "default/old").await.is_some() {
+        assert!(Instant::now() < deadline, "it was never deleted");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(unused(&world, "default/young").await.is_some());
     running.stop().await;
 }
 

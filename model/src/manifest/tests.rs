@@ -140,6 +140,22 @@ fn what_is_wrong_is_named_with_its_path() {
             "spec.recovery: with `health: none`",
         ),
         (
+            "{ports: [{port: 80}], vips: [10.96.5.5, 'fd00::5', 10.96.5.6]}",
+            "spec.vips[2]: a service has at most one IPv4 and one IPv6 address",
+        ),
+        (
+            "{ports: [{port: 80}], vips: ['::ffff:10.96.5.5']}",
+            "spec.vips[0]: write the IPv4 address 10.96.5.5 instead",
+        ),
+        (
+            "{ports: [{port: 80}], vips: [10.96.5]}",
+            "spec.vips[0]: invalid IP address",
+        ),
+        (
+            "{ports: [{port: 80}], headless: true, vips: [10.96.5.5]}",
+            "spec.vips: a headless service has no virtual IP",
+        ),
+        (
             "{ports: [{port: 80}], selector: 'app in web'}",
             "spec.selector",
         ),
@@ -184,6 +200,22 @@ fn a_spec_survives_the_registry() {
     let json = serde_json::to_string(&web.spec).unwrap();
     let back: ServiceSpec = serde_json::from_str(&json).unwrap();
     assert_eq!(back, web.spec);
+}
+
+#[test]
+fn requested_addresses_have_one_order() {
+    let read = |vips: &str| {
+        let text = service(&format!("{{ports: [{{port: 80}}], vips: {vips}}}"));
+        match parse(&text).unwrap().remove(0) {
+            Manifest::Service(web) => web.spec,
+            other => panic!("a service, not {other:?}"),
+        }
+    };
+    let spec = read("['fd00::5', 10.96.5.5]");
+    assert_eq!(spec, read("[10.96.5.5, 'fd00:0::5']"));
+    let json = serde_json::to_value(&spec).unwrap();
+    assert_eq!(json["vips"], serde_json::json!(["10.96.5.5", "fd00::5"]));
+    assert_eq!(serde_json::from_value::<ServiceSpec>(json).unwrap(), spec);
 }
 
 #[test]

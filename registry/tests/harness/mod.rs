@@ -86,6 +86,18 @@ impl Backend {
         })
     }
 
+    /// What another node has: a connection of its own to the same etcd, or the one file's store.
+    pub async fn another(&self) -> Arc<dyn Store> {
+        match &self.engine {
+            Engine::Embedded { store, .. } => store.clone(),
+            Engine::Etcd { etcd } => {
+                let options = EtcdOptions::new([etcd.endpoint()]);
+                let store = EtcdStore::connect(options).await;
+                Arc::new(store.expect("the options are good"))
+            }
+        }
+    }
+
     /// A time to live that a test can wait for.
     pub fn short_ttl(&self) -> Duration {
         match self.engine {
