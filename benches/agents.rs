@@ -315,7 +315,10 @@ async fn register(registry: &Registry, n: usize, each: usize, services: usize, r
                 registry::record::encode(&registration),
             ));
         }
-        registry.store().commit(txn).await.expect("etcd takes them");
+        // etcd may be too busy to answer in time; the same again does no harm.
+        while let Err(error) = registry.store().commit(txn.clone()).await {
+            assert!(error.is_outage(), "{error}");
+        }
     }
 }
 
