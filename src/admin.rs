@@ -195,7 +195,10 @@ fn router(context: Arc<Context>) -> Router {
         )
         .route("/v1/workloads", get(view::workloads))
         .route("/v1/nodes", get(view::nodes))
-        .route("/v1/nodes/{name}", get(view::node))
+        .route(
+            "/v1/nodes/{name}",
+            get(view::node).delete(write::delete_node),
+        )
         .route("/v1/mesh", get(view::mesh))
         .route("/v1/events", get(events::events))
         .route("/v1/export", get(export::export))

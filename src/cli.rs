@@ -114,7 +114,7 @@ enum Command {
     /// Delete a resource, or those that a file defines
     #[command(after_help = "Example: heddle delete service web -n shop")]
     Delete {
-        /// service or endpoint
+        /// service or endpoint; or node, for one that is gone for good, with all that it left
         #[arg(required_unless_present = "filename")]
         kind: Option<String>,
         /// Its name

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use model::catalog::{Catalog, Change};
 use model::membership::{Membership, MembershipOptions};
 use model::snapshot::{Builder, Finding, Freshness, Identity, Snapshot};
-use model::{Mesh, ServiceKey, Timestamp};
+use model::{Mesh, Name, ServiceKey, Timestamp};
 use registry::disk;
 use registry::follow::{BadRecord, Update, chain};
 use registry::layout::Keys;
@@ -140,6 +140,30 @@ impl Writer {
         any
     }
 
+    /// Nodes that were deleted with all that was theirs are known no more. To be called when the changes are applied.
+    fn forget(&mut self, changes: &[Change]) {
+        let catalog = self.builder.catalog();
+        let mut maybe: Vec<&Name> = (changes.iter())
+            .filter_map(|change| match change {
+                Change::Node(node, None) | Change::Slice(_, node, None) => Some(node),
+                _ => None,
+            })
+            .filter(|node| !catalog.nodes.contains_key(*node) && !catalog.alive.contains_key(*node))
+            .collect();
+        maybe.sort_unstable();
+        maybe.dedup();
+        maybe.retain(|node| catalog.services_on(node).next().is_none());
+        if maybe.is_empty() {
+            return;
+        }
+        let (now, clock) = (self.began.elapsed(), Timestamp::now());
+        for node in maybe {
+            self.membership.forget(node, now, clock);
+        }
+        let changed = self.membership.take_changed();
+        self.builder.set_members(&self.membership, changed);
+    }
+
     /// When a node's time is up. A node that can't be seen is not gone: never while the registry is lost.
     fn reckon_at(&self) -> Option<Instant> {
         let at = self.membership.next_at()?;
@@ -149,7 +173,9 @@ impl Writer {
 
     /// Serves a saved catalog until the registry is heard.
     pub fn restore(&mut self, revision: i64, changes: Vec<Change>) {
-        self.reckon(&changes);
+        let (now, clock) = (self.began.elapsed(), Timestamp::now());
+        self.membership.restore(&changes, now, clock);
+        self.reckon(&[]);
         self.builder.apply(revision, changes.iter().cloned());
         self.builder.set_freshness(Freshness::Stale);
         self.publish(&changes);
@@ -219,6 +245,7 @@ impl Writer {
         let mut all: Vec<Change> = Vec::new();
         let mut revision = self.builder.catalog().revision;
         let mut dirty = false;
+        let mut listed = false;
         for update in batch {
             match update {
                 Update::Changes {
@@ -228,6 +255,8 @@ impl Writer {
                     mended,
                 } => {
                     revision = now;
+                    // A listing that broke off has none.
+                    listed |= now > 0;
                     all.extend(changes);
                     dirty |= self.builder.set_freshness(Freshness::Fresh);
                     self.heard(bad, mended);
@@ -247,9 +276,13 @@ impl Writer {
         let whole = all.iter().any(|c| matches!(c, Change::Mesh(_)));
         dirty |= !findings.is_empty() || !own.is_empty() || !all.is_empty();
         dirty |= self.reckon(&all);
+        if listed {
+            self.membership.confirm();
+        }
         let mut touched = self.builder.apply_findings(findings);
         touched.append(&mut self.builder.apply_own(own));
         touched.append(&mut self.builder.apply(revision, all.iter().cloned()));
+        self.forget(&all);
         if !dirty {
             return None;
         }
@@ -301,3 +334,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

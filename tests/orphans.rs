@@ -283,6 +283,33 @@ fn one_node_that_dies_with_its_backend_is_orphaned_at_once_and_out_of_rotation()
     mesh.nodes[0].eligible("shop/web", 0);
     let said = mesh.answering(0);
     assert!(said[0].starts_with("503: "), "{said:?}");
+
+    // Its host won't come back: nothing of it stays anywhere.
+    until_node_is(&mesh.nodes[0], "n2", "orphaned");
+    for living in ["n1", "n3"] {
+        let refused = mesh.nodes[0].heddle(&["delete", "node", living]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success(), "{living} lives");
+        assert!(said.contains("is alive or restarts"), "{said}");
+    }
+    let done = mesh.nodes[0].ok(&["delete", "node", "n2"]);
+    assert!(done.starts_with("node n2 deleted"), "{done}");
+    assert_eq!(mesh.keys("nodes/"), ["n1", "n3"]);
+    assert_eq!(mesh.keys("registrations/"), ["n1/w1", "n3/w3"]);
+    for seen_by in [0, 2] {
+        eventually(PATIENCE, "it is known no more", || {
+            let node = &mesh.nodes[seen_by];
+            let orphaned = node.metric("heddle_nodes", &["state=\"orphaned\""]);
+            let nodes = node.get("nodes");
+            (nodes.len() == 2 && orphaned == 0.0)
+                .then_some(())
+                .ok_or(format!("{orphaned} {nodes:?}"))
+        });
+    }
+    eventually(PATIENCE, "it is told", || {
+        let told = mesh.nodes[0].ok(&["events", "-A"]);
+        told.contains("NodeRemoved")
+    });
 }
 
 #[test]
@@ -330,6 +357,72 @@ fn a_node_that_is_restarted_loses_nothing() {
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");
     assert_eq!(revision(&mesh), written, "its slice was not even written");
+}
+
+#[test]
+fn a_lease_that_is_revoked_under_load_costs_nothing_and_is_replaced_by_one() {
+    let Some(mut mesh) = Mesh::start(2, "collect_after = \"1s\"") else {
+        return;
+    };
+    mesh.serve();
+    let record = |path: &str| {
+        let path = format!("/heddle/v1/{path}");
+        let text = mesh.etcd.ctl(&["get", &path, "-w", "json"]);
+        let mut answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        answer["kvs"][0].take()
+    };
+    let lease = || record("liveness/n2")["lease"].as_i64();
+    let leases = || {
+        let text = mesh.etcd.ctl(&["lease", "list"]);
+        let ids = text
+            .lines()
+            .filter_map(|id| i64::from_str_radix(id.trim(), 16).ok());
+        let mut ids: Vec<i64> = ids.collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(leases().len(), 2, "one of each node");
+    // Had it been deleted and written anew, it would have another revision of creation.
+    let slice = record("slices/shop/web/n2");
+    assert!(slice["create_revision"].is_i64(), "{slice}");
+    let load = mesh.load(0);
+    eventually(PATIENCE, "there is load", || load.answered() > 20);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watching = &mesh.nodes[0];
+        let done = &done;
+        let watcher = scope.spawn(move || {
+            let mut looks = 0;
+            while !done.load(Ordering::Relaxed) {
+                has(watching, "shop/web", 2);
+                looks += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            looks
+        });
+        for _ in 0..3 {
+            let revoked = lease().expect("n2 is alive");
+            mesh.etcd.revoke_lease(revoked);
+            let since = Instant::now();
+            eventually(Duration::from_secs(15), "n2 has told that it lives", || {
+                let now = lease().filter(|now| *now != revoked)?;
+                (leases().contains(&now)).then_some(())
+            });
+            eprintln!(
+                "{:?} after its lease was revoked n2 has another",
+                since.elapsed()
+            );
+            until_node_is(watching, "n2", "alive");
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(watcher.join().expect("nothing was gone, ever") > 0);
+    });
+    let tally = load.stop();
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    assert_eq!(record("slices/shop/web/n2"), slice, "it was not touched");
+    let now = leases();
+    assert_eq!(now.len(), 2, "one of each node again: {now:?}");
+    assert!(now.contains(&lease().expect("n2 is alive")));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! One node that is lost is believed to be lost. Many at once are more likely a registry that was away, a partition or a
 //! mistake, and are held: their endpoints stay until checks fail, and nothing of theirs is collected.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,6 +133,8 @@ pub struct Membership {
     restarting: Vec<(Duration, Name)>,
     /// The nodes lost within the window, with when, unless they came back.
     losses: Vec<(Duration, Name)>,
+    /// Alive when the catalog was saved, and not heard of since.
+    unconfirmed: BTreeSet<Name>,
     hold: Option<Hold>,
     guard: Option<Arc<MassExpiry>>,
     /// What changed since it was asked for last.
@@ -155,6 +158,7 @@ impl Membership {
             members,
             restarting: Vec::new(),
             losses: Vec::new(),
+            unconfirmed: BTreeSet::new(),
             hold: None,
             guard: None,
             changed: Vec::new(),
@@ -181,6 +185,22 @@ impl Membership {
         std::mem::take(&mut self.changed)
     }
 
+    /// Takes over a catalog that was saved before this node was away. When its nodes went meanwhile nobody here can tell:
+    /// those that the registry lacks are orphaned, and no loss of now, until [`Membership::confirm`].
+    pub fn restore(&mut self, changes: &[Change], now: Duration, clock: Timestamp) {
+        self.observe(changes, now, clock);
+        let there = changes.iter().filter_map(|change| match change {
+            Change::Liveness(node, Some(_)) => Some(node.clone()),
+            _ => None,
+        });
+        self.unconfirmed.extend(there);
+    }
+
+    /// The registry was seen whole: who is alive now was seen to be.
+    pub fn confirm(&mut self) {
+        self.unconfirmed.clear();
+    }
+
     /// Takes over what changed in the catalog. Liveness keys that went in one call, or within the window, went together.
     pub fn observe(&mut self, changes: &[Change], now: Duration, clock: Timestamp) {
         let window = self.options.window;
@@ -192,8 +212,8 @@ impl Membership {
                     self.seen(node, liveness.restarting_until.is_some(), now, clock);
                 }
                 Change::Liveness(node, None) => self.lose(node, now, clock),
-                // Known, and never seen alive: lost since now, as far as this node can tell. It stays known when its record is
-                // deleted, since its slices may not be.
+                // Known, and never seen alive: lost since now, as far as this node can tell. It stays known when only
+                // its record is deleted, since its slices may not be.
                 Change::Node(node, Some(_)) | Change::Slice(_, node, Some(_))
                     if !self.members.contains_key(node) =>
                 {
@@ -202,6 +222,20 @@ impl Membership {
                 _ => {}
             }
         }
+        self.judge(now, clock);
+    }
+
+    /// Of a node that is gone nothing is left in the registry: it was deleted. One that is believed stays.
+    pub fn forget(&mut self, node: &Name, now: Duration, clock: Timestamp) {
+        if !matches!(
+            self.state(node),
+            Some(NodeState::Orphaned | NodeState::Held)
+        ) {
+            return;
+        }
+        self.losses.retain(|(_, n)| n != node);
+        self.members.remove_mut(node);
+        self.changed.push(node.clone());
         self.judge(now, clock);
     }
 
@@ -253,6 +287,7 @@ impl Membership {
             return;
         }
         self.losses.retain(|(_, n)| n != node);
+        self.unconfirmed.remove(node);
         if restarting {
             if self.state(node) != Some(NodeState::Restarting) {
                 self.restarting.push((now, node.clone()));
@@ -270,7 +305,9 @@ impl Membership {
         if *node == self.own || !matches!(was, Some(NodeState::Alive | NodeState::Restarting)) {
             return;
         }
-        self.losses.push((now, node.clone()));
+        if !self.unconfirmed.remove(node) {
+            self.losses.push((now, node.clone()));
+        }
         self.set(node, NodeState::Orphaned, clock);
     }
 

@@ -42,7 +42,7 @@ impl<T: AsRef<str> + Ord> Candidates<T> {
         let key = hash(key);
         let mut best: Vec<(u64, &T)> = Vec::with_capacity(count + 1);
         for (candidate, value) in &self.all {
-            let weight = mix(key ^ candidate.rotate_left(23));
+            let weight = weight(key, *candidate);
             // Of equal weights the one that sorts first: candidates come in order.
             let at = best.partition_point(|(other, _)| *other >= weight);
             if at < count {
@@ -60,10 +60,20 @@ impl<T: AsRef<str> + Ord> Candidates<T> {
 
     /// How many others come before `candidate` for `key`; `None` when it is not one of them.
     pub fn rank(&self, key: &[u8], candidate: &T) -> Option<usize> {
-        self.highest(key, self.all.len())
-            .into_iter()
-            .position(|other| other == candidate)
+        let at = self.all.binary_search_by(|(_, c)| c.cmp(candidate)).ok()?;
+        let key = hash(key);
+        let own = weight(key, self.all.get(at)?.0);
+        let comes_before = |(n, (other, _)): &(usize, &(u64, T))| {
+            let other = weight(key, *other);
+            other > own || other == own && *n < at
+        };
+        Some(self.all.iter().enumerate().filter(comes_before).count())
     }
+}
+
+/// What a candidate counts for a key, both hashed.
+fn weight(key: u64, candidate: u64) -> u64 {
+    mix(key ^ candidate.rotate_left(23))
 }
 
 #[cfg(test)]
@@ -140,6 +150,20 @@ mod tests {
             prop_assert_eq!(a.highest(&key.to_le_bytes(), 3), b.highest(&key.to_le_bytes(), 3));
             let first = a.highest(&key.to_le_bytes(), 1)[0].clone();
             prop_assert_eq!(b.rank(&key.to_le_bytes(), &first), Some(0));
+        }
+
+        #[test]
+        fn a_rank_is_the_place_among_the_highest(
+            names in btree_set("[a-z0-9]{1,8}", 1..20),
+            key in any::<u64>(),
+        ) {
+            let names: Vec<String> = names.into_iter().collect();
+            let nodes = candidates(&names);
+            let key = key.to_le_bytes();
+            for (place, name) in nodes.highest(&key, names.len()).into_iter().enumerate() {
+                prop_assert_eq!(nodes.rank(&key, name), Some(place));
+            }
+            prop_assert_eq!(nodes.rank(&key, &"nobody at all".to_owned()), None);
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct Exported {
     pub unreadable: Vec<BadRecord>,
 }
 
+/// How often a listing that a compaction broke off is begun.
+const LIST_TRIES: u32 = 3;
+
 /// The kinds of document, in the order in which they are exported.
 pub(crate) const KINDS: [&str; 6] = [
     "Mesh",
@@ -55,20 +58,8 @@ impl Registry {
     /// Every resource at one revision, of a namespace or of all. What belongs to no namespace (the mesh, marks of nodes
     /// and workloads) is exported with all.
     pub async fn export(&self, namespace: Option<&Name>) -> Result<Exported, StoreError> {
-        let mut entries: Vec<(Key, Entry)> = Vec::new();
         let keys = self.keys().clone();
-        let mut take = |page: Vec<Entry>| {
-            for entry in page {
-                if let Some(key) = keys.parse(&entry.key)
-                    && kind_of(&key).is_some()
-                {
-                    entries.push((key, entry));
-                }
-            }
-        };
-        self.store()
-            .list_pages(self.keys().root(), &mut take)
-            .await?;
+        let entries = self.entries(|key| kind_of(key).is_some()).await?;
         let mut exported = Exported::default();
         for kind in KINDS {
             for (key, entry) in entries.iter().filter(|(key, _)| kind_of(key) == Some(kind)) {
@@ -83,6 +74,34 @@ impl Registry {
             }
         }
         Ok(exported)
+    }
+
+    /// What is stored under the keys that are wanted, ordered by key, as it stood at one revision.
+    pub(crate) async fn entries(
+        &self,
+        wanted: impl Fn(&Key) -> bool + Sync,
+    ) -> Result<Vec<(Key, Entry)>, StoreError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut entries: Vec<(Key, Entry)> = Vec::new();
+            let mut take = |page: Vec<Entry>| {
+                for entry in page {
+                    if let Some(key) = self.keys().parse(&entry.key)
+                        && wanted(&key)
+                    {
+                        entries.push((key, entry));
+                    }
+                }
+            };
+            let listed = self.store().list_pages(self.keys().root(), &mut take).await;
+            match listed {
+                Ok(_) => return Ok(entries),
+                // Compacted between two pages: the revision that the first was of is gone.
+                Err(StoreError::Compacted { .. }) if tries < LIST_TRIES => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -166,6 +185,12 @@ fn whole(key: &Key, bytes: &[u8]) -> Result<Map<String, Value>, RecordError> {
     Ok(object)
 }
 
+/// A document's record in place of a stored one, with the fields of that one which this version doesn't know; as it is
+/// where the stored one can't be read.
+pub(crate) fn over(key: &Key, old: &[u8], record: &Value) -> Vec<u8> {
+    each(key, Over(old, record)).unwrap_or_else(|_| record::encode(record))
+}
+
 /// What is done with a record of any kind.
 trait Each {
     type Out;
@@ -192,6 +217,16 @@ impl Each for Whole<'_> {
     }
 }
 
+struct Over<'a>(&'a [u8], &'a Value);
+
+impl Each for Over<'_> {
+    type Out = Vec<u8>;
+    fn of<T: DeserializeOwned + Serialize>(self) -> Result<Vec<u8>, RecordError> {
+        let record: T = serde_json::from_value(self.1.clone()).map_err(RecordError::Content)?;
+        record::rewrite(self.0, &record)
+    }
+}
+
 fn each<E: Each>(key: &Key, with: E) -> Result<E::Out, RecordError> {
     match key {
         Key::Mesh => with.of::<Mesh>(),
@@ -211,3 +246,6 @@ fn each<E: Each>(key: &Key, with: E) -> Result<E::Out, RecordError> {
 pub(crate) fn vip_owner(bytes: &[u8]) -> Option<ServiceKey> {
     record::decode::<VipRecord>(bytes).ok().map(|r| r.service)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use model::name::ServiceKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::export::{kind_of, normal, shown, vip_owner};
+use crate::export::{kind_of, normal, over, shown, vip_owner};
 use crate::layout::Key;
 use crate::resources::Action;
 use crate::store::{Compare, Entry, Limits, Op, Outcome, StoreError, Txn};
@@ -150,19 +150,13 @@ impl Registry {
         items: &[Item],
         options: ImportOptions,
     ) -> Result<Plan, ImportError> {
-        let mut there: BTreeMap<String, Entry> = BTreeMap::new();
         let keys = self.keys();
-        let mut take = |page: Vec<Entry>| {
-            for entry in page {
-                if keys
-                    .parse(&entry.key)
-                    .is_some_and(|key| kind_of(&key).is_some())
-                {
-                    there.insert(entry.key.clone(), entry);
-                }
-            }
-        };
-        self.store().list_pages(keys.root(), &mut take).await?;
+        let there: BTreeMap<String, Entry> = self
+            .entries(|key| kind_of(key).is_some())
+            .await?
+            .into_iter()
+            .map(|(_, entry)| (entry.key.clone(), entry))
+            .collect();
 
         let mut conflicts = Vec::new();
         let vips = Vips::new(keys, items, &there);
@@ -196,7 +190,7 @@ impl Registry {
             };
             let mut unit = Unit::default();
             if action != Action::Unchanged {
-                unit = write(path, before, &item.value);
+                unit = write(&item.key, path, before, &item.value);
             }
             if let (Key::Vip(ip), Some(service)) = (&item.key, &item.vip_of) {
                 let others = vips.others(*ip, service);
@@ -246,7 +240,7 @@ impl Registry {
     }
 }
 
-fn write(path: String, before: Option<&Entry>, value: &Value) -> Unit {
+fn write(key: &Key, path: String, before: Option<&Entry>, value: &Value) -> Unit {
     let compare = match before {
         None => Compare::Absent(path.clone()),
         Some(entry) => Compare::Unchanged {
@@ -254,9 +248,11 @@ fn write(path: String, before: Option<&Entry>, value: &Value) -> Unit {
             mod_revision: entry.mod_revision,
         },
     };
-    let txn = Txn::new()
-        .when(compare)
-        .then(Op::put(path, record::encode(value)));
+    let bytes = match before {
+        None => record::encode(value),
+        Some(entry) => over(key, &entry.value, value),
+    };
+    let txn = Txn::new().when(compare).then(Op::put(path, bytes));
     Unit { txn, resources: 1 }
 }
 

@@ -85,26 +85,34 @@ impl Registry {
     pub async fn put_node(&self, node: &Node) -> Result<(), RegistryError> {
         self.set_own(node);
         let path = self.keys().path(&Key::Node(node.name.clone()));
-        let txn = match self.store().get(&path).await? {
-            None => Txn::create(path, record::encode(node)),
-            Some(entry) => {
-                let before: Option<Node> = record::decode(&entry.value).ok();
-                let same = before.as_ref().is_some_and(|before| {
-                    Node {
-                        since: before.since,
-                        ..node.clone()
-                    } == *before
-                });
-                if same {
-                    return Ok(());
+        const TRIES: u32 = 5;
+        for _ in 0..TRIES {
+            let txn = match self.store().get(&path).await? {
+                None => Txn::create(path.clone(), record::encode(node)),
+                Some(entry) => {
+                    let before: Option<Node> = record::decode(&entry.value).ok();
+                    let same = before.as_ref().is_some_and(|before| {
+                        Node {
+                            since: before.since,
+                            ..node.clone()
+                        } == *before
+                    });
+                    if same {
+                        return Ok(());
+                    }
+                    let bytes = record::rewrite(&entry.value, node)
+                        .unwrap_or_else(|_| record::encode(node));
+                    Txn::update(path.clone(), entry.mod_revision, bytes)
                 }
-                let bytes =
-                    record::rewrite(&entry.value, node).unwrap_or_else(|_| record::encode(node));
-                Txn::new().then(Op::put(path, bytes))
+            };
+            if let Outcome::Committed(_) = self.store().commit(txn).await? {
+                return Ok(());
             }
-        };
-        self.store().commit(txn).await?;
-        Ok(())
+        }
+        Err(RegistryError::Contended {
+            what: format!("the record of node {}", node.name),
+            tries: TRIES,
+        })
     }
 
     /// Says that the node is alive, for as long as the lease lives.

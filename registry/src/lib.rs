@@ -13,6 +13,7 @@
 //! - [`metrics`]: calls, fail-overs and resyncs, counted
 //! - [`disk`]: the last catalog on disk, so that a node can boot without its registry
 
+pub mod delete_node;
 pub mod disk;
 pub mod export;
 pub mod follow;

@@ -6,10 +6,15 @@ use model::endpoint::Findings;
 use model::name::Name;
 use model::workload::Registration;
 use model::{Mark, MarkTarget, ServiceKey, Slice};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::layout::Key;
 use crate::store::{Compare, Op, Outcome, Revision, StoreError, Txn};
 use crate::{Registry, RegistryError, record};
+
+/// How often a write that others came before is tried.
+const TRIES: u32 = 5;
 
 /// One slice to write, compared with what this node last wrote.
 #[derive(Clone, Debug)]
@@ -165,22 +170,16 @@ impl Registry {
     }
 
     /// Drains a target. Draining what is drained already changes its reason.
-    pub async fn mark(&self, mark: &Mark) -> Result<(), StoreError> {
-        let path = self.keys().path(&Key::Mark(mark.target.clone()));
-        let txn = Txn::new().then(Op::put(path, record::encode(mark)));
-        self.store().commit(txn).await.map(|_| ())
+    pub async fn mark(&self, mark: &Mark) -> Result<(), RegistryError> {
+        let key = Key::Mark(mark.target.clone());
+        self.put(&key, mark, &format!("mark of {}", mark.target))
+            .await
     }
 
     /// Takes a mark away; whether there was one.
-    pub async fn unmark(&self, target: &MarkTarget) -> Result<bool, StoreError> {
-        let path = self.keys().path(&Key::Mark(target.clone()));
-        let there = self.store().get(&path).await?.is_some();
-        if there {
-            self.store()
-                .commit(Txn::new().then(Op::delete(path)))
-                .await?;
-        }
-        Ok(there)
+    pub async fn unmark(&self, target: &MarkTarget) -> Result<bool, RegistryError> {
+        let key = Key::Mark(target.clone());
+        self.remove(&key, &format!("mark of {target}")).await
     }
 
     /// Registers a process or VM on a node, or changes it.
@@ -189,15 +188,30 @@ impl Registry {
         node: &Name,
         registration: &Registration,
     ) -> Result<(), RegistryError> {
-        let path = self
-            .keys()
-            .path(&Key::Registration(node.clone(), registration.id.clone()));
-        const TRIES: u32 = 5;
+        let key = Key::Registration(node.clone(), registration.id.clone());
+        let what = format!("registration {}", registration.id);
+        self.put(&key, registration, &what).await
+    }
+
+    /// Takes a registration away; whether there was one.
+    pub async fn deregister(&self, node: &Name, id: &Name) -> Result<bool, RegistryError> {
+        let key = Key::Registration(node.clone(), id.clone());
+        self.remove(&key, &format!("registration {id}")).await
+    }
+
+    /// Creates a record or writes over the one that was read, keeping what a newer version added to it.
+    async fn put<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &Key,
+        record: &T,
+        what: &str,
+    ) -> Result<(), RegistryError> {
+        let path = self.keys().path(key);
         for _ in 0..TRIES {
             let txn = match self.store().get(&path).await? {
-                None => Txn::create(path.clone(), record::encode(registration)),
+                None => Txn::create(path.clone(), record::encode(record)),
                 Some(entry) => {
-                    let bytes = record::rewrite(&entry.value, registration).map_err(|source| {
+                    let bytes = record::rewrite(&entry.value, record).map_err(|source| {
                         RegistryError::Record {
                             key: path.clone(),
                             source,
@@ -210,23 +224,31 @@ impl Registry {
                 return Ok(());
             }
         }
-        Err(RegistryError::Contended {
-            what: format!("registration {}", registration.id),
-            tries: TRIES,
-        })
+        Err(contended(what))
     }
 
-    /// Takes a registration away; whether there was one.
-    pub async fn deregister(&self, node: &Name, id: &Name) -> Result<bool, StoreError> {
-        let path = self
-            .keys()
-            .path(&Key::Registration(node.clone(), id.clone()));
-        let there = self.store().get(&path).await?.is_some();
-        if there {
-            self.store()
-                .commit(Txn::new().then(Op::delete(path)))
-                .await?;
+    /// Removes the record that was read; whether there was one.
+    async fn remove(&self, key: &Key, what: &str) -> Result<bool, RegistryError> {
+        let path = self.keys().path(key);
+        for _ in 0..TRIES {
+            let Some(entry) = self.store().get(&path).await? else {
+                return Ok(false);
+            };
+            let txn = Txn::remove(path.clone(), entry.mod_revision);
+            if let Outcome::Committed(_) = self.store().commit(txn).await? {
+                return Ok(true);
+            }
         }
-        Ok(there)
+        Err(contended(what))
     }
 }
+
+fn contended(what: &str) -> RegistryError {
+    RegistryError::Contended {
+        what: what.to_owned(),
+        tries: TRIES,
+    }
+}
+
+#[cfg(test)]
+mod tests;

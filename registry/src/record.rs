@@ -3,6 +3,7 @@
 //! A reader ignores fields that it doesn't know, and a writer keeps them ([`rewrite`]), so that nodes of two versions can
 //! share a registry. A format that older nodes could not read even so gets a higher number, and they refuse it by name.
 
+use model::manifest::FieldError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -30,6 +31,9 @@ pub enum RecordError {
     /// A field is missing or of the wrong type.
     #[error("wrong content")]
     Content(#[source] serde_json::Error),
+    /// A value that no version writes, such as an interval of nothing.
+    #[error("breaks a rule")]
+    Rule(#[from] FieldError),
     /// It is about something else than its key says.
     #[error("it is about {found}, not what its key says")]
     Mismatch {

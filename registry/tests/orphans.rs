@@ -13,6 +13,7 @@ use model::endpoint::{Endpoint, EndpointId, Fact, Findings, Found, Health, Lifec
 use model::node::Liveness;
 use model::{Name, ServiceKey, Slice, Timestamp};
 use registry::Registry;
+use registry::delete_node::DeleteNodeError;
 use registry::layout::Key;
 use registry::publish::{Orphan, SliceWrite};
 use registry::record;
@@ -21,6 +22,7 @@ use registry::store::{Op, Outcome, Txn};
 both_backends! {
     a_slice_is_collected_only_as_it_was_judged_and_only_of_a_node_that_is_gone
     findings_are_written_when_they_change_and_removed_when_there_are_none
+    a_node_is_deleted_with_all_that_is_its_own_and_only_once_it_is_gone
 }
 
 fn name(text: &str) -> Name {
@@ -139,6 +141,63 @@ async fn findings_are_written_when_they_change_and_removed_when_there_are_none(b
 
     assert!(write(None).await > 0);
     assert!(b.store.get(&path).await.unwrap().is_none());
+}
+
+async fn a_node_is_deleted_with_all_that_is_its_own_and_only_once_it_is_gone(b: Backend) {
+    let registry = Registry::new(b.store.clone(), "/heddle");
+    let put = async |below: &str| {
+        let txn = Txn::new().then(Op::put(format!("/heddle/v1/{below}"), b"{}".to_vec()));
+        b.store.commit(txn).await.unwrap();
+    };
+    let stay = [
+        "marks/endpoint/shop/web/w/http",
+        "nodes/n2",
+        "services/shop/web",
+        "slices/shop/web/n2",
+    ];
+    for below in stay {
+        put(below).await;
+    }
+    for below in [
+        "nodes/n1",
+        "findings/shop/db/n1",
+        "marks/node/n1",
+        "marks/workload/n1/w",
+        "registrations/n1/pg",
+    ] {
+        put(below).await;
+    }
+    // More than one transaction holds.
+    for n in 0..200 {
+        put(&format!("slices/shop/s{n}/n1")).await;
+    }
+    let liveness = Liveness {
+        node: name("n1"),
+        session: "s".into(),
+        since: Timestamp(1),
+        restarting_until: None,
+    };
+    let lease = registry
+        .put_liveness(&liveness, Duration::from_secs(30))
+        .await
+        .unwrap();
+    let refused = registry.delete_node(&name("n1")).await;
+    assert!(
+        matches!(refused, Err(DeleteNodeError::Alive { .. })),
+        "{refused:?}"
+    );
+    lease.revoke().await.unwrap();
+    assert_eq!(registry.delete_node(&name("n1")).await.unwrap(), 205);
+    let left = b.store.list("/heddle/v1/").await.unwrap().entries;
+    let left: Vec<&str> = (left.iter())
+        .filter_map(|entry| entry.key.strip_prefix("/heddle/v1/"))
+        .collect();
+    assert_eq!(left, stay);
+    let again = registry.delete_node(&name("n1")).await;
+    assert!(
+        matches!(again, Err(DeleteNodeError::NotFound { .. })),
+        "{again:?}"
+    );
 }
 
 /// As format 1 writes it: nodes of other versions read it.

@@ -4,11 +4,12 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use model::manifest::{self, FieldError, Manifest};
+use model::manifest::{self, Manifest};
 use model::service::{HealthPolicy, ManagedBy};
 use model::workload::Registration;
 use model::{Mark, MarkTarget, Mesh, Name, ServiceKey, Timestamp, strict};
 use registry::RegistryError;
+use registry::delete_node::DeleteNodeError;
 use registry::follow::chain;
 use registry::join::JoinError;
 use registry::resources::{Applied, ApplyError, ApplyOptions};
@@ -46,6 +47,22 @@ impl From<RegistryError> for ApiError {
         let status = match &error {
             RegistryError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             RegistryError::Contended { .. } | RegistryError::Record { .. } => StatusCode::CONFLICT,
+        };
+        ApiError::new(status, chain(&error))
+    }
+}
+
+impl From<DeleteNodeError> for ApiError {
+    fn from(error: DeleteNodeError) -> Self {
+        let status = match &error {
+            DeleteNodeError::Registry {
+                source: RegistryError::Store(_),
+                ..
+            } => StatusCode::SERVICE_UNAVAILABLE,
+            DeleteNodeError::Registry { .. } | DeleteNodeError::Alive { .. } => {
+                StatusCode::CONFLICT
+            }
+            DeleteNodeError::NotFound { .. } => StatusCode::NOT_FOUND,
         };
         ApiError::new(status, chain(&error))
     }
@@ -156,6 +173,21 @@ pub(super) async fn delete_endpoint(
     ))
 }
 
+pub(super) async fn delete_node(
+    State(context): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, ApiError> {
+    let node = Name::new(&name).map_err(|error| bad(error.to_string()))?;
+    if node == context.node {
+        // Its key may have expired this moment: whoever answers lives.
+        return Err(DeleteNodeError::Alive { node }.into());
+    }
+    let records = context.registry.delete_node(&node).await?;
+    Ok(Json(Done {
+        done: format!("node {node} deleted, {records} records in all"),
+    }))
+}
+
 /// What a write that has no resource to show answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Done {
@@ -174,15 +206,11 @@ pub fn parse_registration(text: &str) -> Result<Registration, String> {
     }
     let registration: Registration =
         strict::from_value(documents.remove(0).value).map_err(|e| e.to_string())?;
-    if registration.ports.is_empty() || registration.ports.contains(&0) {
-        return Err("ports: at least one, 1 to 65535".to_owned());
-    }
-    if let Some(HealthPolicy::Check(check)) = &registration.check {
-        manifest::check_health("check", check)
-            .map_err(|FieldError { path, reason }| format!("{path}: {reason}"))?;
-        if check.docker.is_some() {
-            return Err("check.docker: only containers have Docker's HEALTHCHECK".to_owned());
-        }
+    manifest::check_registration(&registration).map_err(|error| error.to_string())?;
+    if let Some(HealthPolicy::Check(check)) = &registration.check
+        && check.docker.is_some()
+    {
+        return Err("check.docker: only containers have Docker's HEALTHCHECK".to_owned());
     }
     Ok(registration)
 }

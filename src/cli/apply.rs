@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Failure;
 use super::client::{Client, escape};
 use super::get::out;
+use crate::admin::write::Done;
 use crate::resources_folder::texts;
 
 /// A file's text; `-` is standard input.
@@ -170,9 +171,15 @@ pub async fn delete(
     let collection = match kind.to_lowercase().as_str() {
         "service" | "services" | "svc" => "services",
         "endpoint" | "endpoints" | "ep" => "endpoints",
+        "node" | "nodes" => {
+            let done: Done = client
+                .delete(&format!("/v1/nodes/{}", escape(name)))
+                .await?;
+            return out(&format!("{}\n", done.done));
+        }
         other => {
             return Err(Failure::Input(format!(
-                "delete {other}: only services and endpoints are deleted (workloads go with their containers, \
+                "delete {other}: only services, endpoints and nodes are deleted (workloads go with their containers, \
                  registrations with heddle deregister)"
             )));
         }

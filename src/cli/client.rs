@@ -1,6 +1,8 @@
 //! Talking to a node's admin API, over its Unix socket or over TCP.
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -16,6 +18,20 @@ use crate::admin::ApiError;
 
 const DEFAULT_SOCKET: &str = "/run/heddle/heddle.sock";
 
+/// How long a node may take.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// To take the connection.
+    connect: Duration,
+    /// From then to the head of its answer. What follows a head may take as long as it does: a watch goes on.
+    head: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(5),
+    head: Duration::from_secs(30),
+};
+
 /// Where the node is.
 #[derive(Debug, Clone)]
 enum Server {
@@ -27,6 +43,7 @@ enum Server {
 #[derive(Debug, Clone)]
 pub struct Client {
     server: Server,
+    patience: Patience,
 }
 
 impl Client {
@@ -44,7 +61,10 @@ impl Client {
                 }
             },
         };
-        Ok(Client { server })
+        Ok(Client {
+            server,
+            patience: PATIENCE,
+        })
     }
 
     /// Reads a resource.
@@ -129,19 +149,14 @@ impl Client {
             .map_err(|e| Failure::Input(format!("{path}: {e}")))?;
         let response = match &self.server {
             Server::Unix(path) => {
-                let stream = UnixStream::connect(path)
-                    .await
-                    .map_err(|e| self.unreachable(&e))?;
-                exchange(TokioIo::new(stream), request).await
+                let stream = self.connect(UnixStream::connect(path)).await?;
+                self.head(exchange(TokioIo::new(stream), request)).await?
             }
             Server::Tcp(host) => {
-                let stream = TcpStream::connect(host)
-                    .await
-                    .map_err(|e| self.unreachable(&e))?;
-                exchange(TokioIo::new(stream), request).await
+                let stream = self.connect(TcpStream::connect(host)).await?;
+                self.head(exchange(TokioIo::new(stream), request)).await?
             }
-        }
-        .map_err(|e| self.broken(&e))?;
+        };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -164,6 +179,40 @@ impl Client {
         } else {
             Err(Failure::Failed(text))
         }
+    }
+
+    async fn connect<S>(
+        &self,
+        connecting: impl Future<Output = std::io::Result<S>>,
+    ) -> Result<S, Failure> {
+        let within = self.patience.connect;
+        match tokio::time::timeout(within, connecting).await {
+            Ok(stream) => stream.map_err(|e| self.unreachable(&e)),
+            Err(_) => Err(self.silent(
+                "no connection",
+                within,
+                "is the address right, and its host up?",
+            )),
+        }
+    }
+
+    async fn head<R>(&self, answer: impl Future<Output = hyper::Result<R>>) -> Result<R, Failure> {
+        let within = self.patience.head;
+        match tokio::time::timeout(within, answer).await {
+            Ok(answer) => answer.map_err(|e| self.broken(&e)),
+            Err(_) => Err(self.silent(
+                "no answer",
+                within,
+                "it hangs or is overloaded, see its log; what was to be written may be written all the same",
+            )),
+        }
+    }
+
+    fn silent(&self, what: &str, within: Duration, then: &str) -> Failure {
+        Failure::Failed(format!(
+            "node at {}: {what} within {within:?} ({then})",
+            self.name()
+        ))
     }
 
     fn name(&self) -> String {
@@ -205,4 +254,23 @@ pub fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_takes_connections_and_says_nothing_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("heddle.sock");
+        let _silent = tokio::net::UnixListener::bind(&path).unwrap();
+        let address = format!("unix://{}", path.display());
+        let mut client = Client::new(Some(&address)).unwrap();
+        client.patience.head = Duration::from_millis(50);
+        let error = client.get::<serde_json::Value>("/v1/nodes").await;
+        let said = error.unwrap_err().to_string();
+        let wanted = format!("node at {address}: no answer within 50ms (");
+        assert!(said.starts_with(&wanted), "{said}");
+    }
 }

@@ -163,7 +163,15 @@ impl Teller {
     }
 
     fn missed(&mut self, batches: u64) {
-        self.catalog = self.feed.catalog.borrow().clone();
+        // What the receiver still holds is older than the catalog, and would be derived backwards. What came between the
+        // two is in the catalog as well.
+        loop {
+            self.changes = self.changes.resubscribe();
+            self.catalog = self.feed.catalog.borrow().clone();
+            if self.changes.is_empty() {
+                break;
+            }
+        }
         self.history.dropped(batches);
         let text =
             format!("{batches} batches of changes went by too fast: their events were left out");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::service::{Balance, HealthPolicy, Recovery, RecoveryAction};
 use proptest::prelude::*;
 
 const WEB: &str = "

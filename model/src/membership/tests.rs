@@ -107,6 +107,46 @@ fn nodes_lost_one_by_one_are_each_believed_to_be() {
     }
 }
 
+/// `n1` of four, started on the catalog that it saved when all were alive.
+fn restored() -> Membership {
+    let mut m = Membership::new(name("n1"), MembershipOptions::default(), CLOCK);
+    m.restore(&[alive("n2"), alive("n3"), alive("n4")], s(0), CLOCK);
+    m
+}
+
+#[test]
+fn nodes_that_went_while_this_one_was_away_are_no_mass_expiry() {
+    let mut m = restored();
+    m.observe(&[alive("n2"), gone("n3"), gone("n4")], s(1), CLOCK);
+    m.confirm();
+    assert!(m.guard().is_none());
+    for node in ["n3", "n4"] {
+        assert_eq!(state(&m, node), NodeState::Orphaned);
+    }
+}
+
+#[test]
+fn once_the_registry_was_seen_whole_losses_count_again() {
+    let mut m = restored();
+    m.observe(&[], s(1), CLOCK);
+    m.confirm();
+    m.observe(&[gone("n3"), gone("n4")], s(20), CLOCK);
+    assert!(m.guard().is_some());
+}
+
+#[test]
+fn a_node_that_was_deleted_is_forgotten_and_held_no_more() {
+    let mut m = nodes(5);
+    m.observe(&[gone("n2"), gone("n3")], s(100), CLOCK);
+    m.forget(&name("n1"), s(101), CLOCK);
+    m.forget(&name("n4"), s(101), CLOCK);
+    assert_eq!(m.members().size(), 5, "the living stay");
+    m.forget(&name("n2"), s(101), CLOCK);
+    assert!(m.members().get(&name("n2")).is_none());
+    assert!(m.guard().is_none(), "one of five is no mass expiry");
+    assert_eq!(state(&m, "n3"), NodeState::Orphaned);
+}
+
 #[test]
 fn two_nodes_are_too_few_to_tell() {
     let mut m = nodes(2);

@@ -195,6 +195,10 @@ impl Builder {
                 }
                 self.current.headless.remove_mut(key);
                 self.current.unowned.remove_mut(key);
+                let in_catalog = self.catalog.slice(key, &self.identity.node).is_some();
+                if !in_catalog && matches!(self.own.get(key), Some(None)) {
+                    self.own.remove(key);
+                }
                 continue;
             };
             let previous = self.current.services.get(key).cloned();
@@ -236,5 +240,35 @@ fn flag(set: &mut rpds::HashTrieSetSync<ServiceKey>, key: &ServiceKey, on: bool)
         }
     } else {
         set.remove_mut(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_this_node_has_nothing_of_a_service_is_forgotten_with_the_service() {
+        let node = Name::new("n1").expect("a name");
+        let key: ServiceKey = "shop/web".parse().expect("a key");
+        let slice = Arc::new(Slice {
+            service: key.clone(),
+            node: node.clone(),
+            endpoints: Vec::new(),
+        });
+        let mut builder = Builder::new(Identity {
+            node: node.clone(),
+            seed: 1,
+        });
+        builder.apply(1, [Change::Slice(key.clone(), node.clone(), Some(slice))]);
+        builder.apply_own([(key.clone(), None)]);
+        assert!(
+            builder.own.contains_key(&key),
+            "the registry still says otherwise"
+        );
+        builder.apply(2, [Change::Slice(key.clone(), node, None)]);
+        assert!(builder.own.is_empty());
+        builder.apply_own([(key, None)]);
+        assert!(builder.own.is_empty());
     }
 }

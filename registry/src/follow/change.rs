@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use model::catalog::{Change, RegistrationRecord};
+use model::manifest;
 use model::service::Metadata;
 
 use crate::layout::{Key, Keys};
@@ -21,12 +22,14 @@ pub fn change(keys: &Keys, entry: &Entry) -> Result<Option<Change>, RecordError>
         Key::Service(key) => {
             let mut service: model::Service = record::decode(bytes)?;
             check(&service.key(), &key)?;
+            manifest::check_stored_service(&service.spec)?;
             stamp(&mut service.metadata, entry);
             Change::Service(key, Some(Arc::new(service)))
         }
         Key::Endpoint(key) => {
             let mut endpoint: model::endpoint::ManualEndpoint = record::decode(bytes)?;
             check(&endpoint.metadata.key(), &key)?;
+            manifest::check_endpoint(&endpoint.spec)?;
             stamp(&mut endpoint.metadata, entry);
             Change::Endpoint(key, Some(Arc::new(endpoint)))
         }
@@ -57,6 +60,7 @@ pub fn change(keys: &Keys, entry: &Entry) -> Result<Option<Change>, RecordError>
                 create_revision: entry.create_revision,
             };
             check(&record.registration.id, &id)?;
+            manifest::check_registration(&record.registration)?;
             Change::Registration(node, id, Some(Arc::new(record)))
         }
     }))
@@ -91,3 +95,6 @@ fn check<T: PartialEq + std::fmt::Display>(found: &T, key: &T) -> Result<(), Rec
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

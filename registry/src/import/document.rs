@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::manifest::{self, API_VERSION, FieldError, Manifest};
 use model::name::{Name, ServiceKey};
-use model::service::{HealthPolicy, ManagedBy};
+use model::service::ManagedBy;
 use model::strict::{self, StrictError};
 use model::workload::Registration;
 use model::{Mark, Mesh, Service};
@@ -109,12 +109,7 @@ fn read(document: Value) -> Result<Item, FieldError> {
                 return wrong("node", format!("`{node}` is not a node's name"));
             };
             let registration: Registration = typed(object)?;
-            if registration.ports.is_empty() || registration.ports.contains(&0) {
-                return wrong("ports", "at least one, 1 to 65535");
-            }
-            if let Some(HealthPolicy::Check(check)) = &registration.check {
-                manifest::check_health("check", check)?;
-            }
+            manifest::check_registration(&registration)?;
             let key = Key::Registration(node, registration.id.clone());
             (key, value(&registration)?)
         }

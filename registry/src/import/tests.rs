@@ -249,6 +249,21 @@ async fn replacing_writes_over_and_moves_addresses() {
 }
 
 #[tokio::test]
+async fn replacing_keeps_what_a_newer_version_noted() {
+    let (registry, _folder) = registry().await;
+    let newer = br#"{"formatVersion":1,"id":"pg","namespace":"shop","ports":[81],"color":"blue"}"#;
+    let txn = Txn::create("/heddle/v1/registrations/n1/pg", newer.to_vec());
+    registry.store().commit(txn).await.unwrap();
+    registry
+        .import(vec![registration("pg")], REPLACE)
+        .await
+        .unwrap();
+    let exported = registry.export(None).await.unwrap().documents;
+    assert_eq!(exported[1]["color"], "blue");
+    assert_eq!(exported[1]["ports"], json!([80]));
+}
+
+#[tokio::test]
 async fn more_than_a_transaction_holds_goes_in_batches_that_keep_services_whole() {
     let (registry, _folder) = registry().await;
     let mut documents = Vec::new();

@@ -30,7 +30,10 @@ pub async fn mark(registry: &Registry, node: &str) -> Result<(), registry::store
         since: Timestamp(1),
         reason: "a test".to_owned(),
     };
-    registry.mark(&mark).await
+    registry.mark(&mark).await.map_err(|error| match error {
+        registry::RegistryError::Store(error) => error,
+        other => panic!("{other}"),
+    })
 }
 
 /// Writes it, again and again until it is acknowledged.

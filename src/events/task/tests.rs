@@ -172,6 +172,19 @@ async fn a_hundred_thousand_endpoints_at_once_are_cut_off_and_counted() {
 }
 
 #[tokio::test]
+async fn batches_that_went_by_too_fast_are_not_told_backwards() {
+    let mut world = World::new(vec![node("n2", Timestamp(1))], Vec::new());
+    // On this one thread the teller sees none of them until all are sent.
+    for n in 0..3_000 {
+        world.change(vec![slice(0, n % 2)]);
+    }
+    world.sees("EventsDropped n1").await;
+    world.change(vec![node("n9", Timestamp::now())]);
+    let told = world.sees("NodeJoined n9").await;
+    assert_eq!(told, ["EventsDropped n1", "NodeJoined n9"]);
+}
+
+#[tokio::test]
 async fn what_the_agent_says_is_told() {
     let world = World::new(vec![node("n2", Timestamp(1))], Vec::new());
     let event = Event {
