@@ -97,7 +97,9 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     });
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(doors.serve(context.clone(), stop.clone()));
-    tasks.spawn(events::file::keep(log, unwritten, move |lost| history.dropped(lost)));
+    tasks.spawn(events::file::keep(log, unwritten, move |lost| {
+        history.dropped(lost)
+    }));
     let (updates, updates_in) = mpsc::channel(64);
     let (findings, findings_in) = mpsc::channel(64);
     let (own, own_in) = mpsc::channel(64);
@@ -133,9 +135,7 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     }));
     drop(told);
     context.rooms_mut().proxy = Some(proxy.clone());
-    start_dns(
-        &config, &proxy, dns_listen, &context, &mut tasks, &stop,
-    )?;
+    start_dns(&config, &proxy, dns_listen, &context, &mut tasks, &stop)?;
 
     let agent = Arc::new(agent::start(
         agent::Options {

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+pub use book::Pace;
 use book::{Book, Job};
 
 /// How long a write that is not urgent waits for others. A first health check of a container that listens already ends
@@ -75,11 +76,10 @@ impl Publisher {
         })
     }
 
-    /// Wishes a slice to be so; `None` or one without endpoints: not to be. An urgent wish is written without waiting for
-    /// others.
-    pub fn wish(&self, service: &ServiceKey, slice: Option<Arc<Slice>>, urgent: bool) {
+    /// Wishes a slice to be so; `None` or one without endpoints: not to be.
+    pub fn wish(&self, service: &ServiceKey, slice: Option<Arc<Slice>>, pace: Pace) {
         let slice = slice.filter(|s| !s.endpoints.is_empty());
-        if self.lock().book.wish(service, slice, urgent) {
+        if self.lock().book.wish(service, slice, pace) {
             self.wake.notify_one();
         }
     }
@@ -158,6 +158,7 @@ impl Publisher {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        self.lock().book.hurry();
         let last = async {
             loop {
                 let jobs = self.take();

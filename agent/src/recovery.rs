@@ -11,7 +11,7 @@ pub(crate) mod docker;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +129,14 @@ impl Recovery {
     pub(crate) fn look(&mut self, now: Duration, patients: &[Patient]) -> Vec<Decision> {
         for patient in patients {
             self.note(now, patient);
+        }
+        let looked_at: HashSet<&Arc<str>> = patients.iter().map(|patient| &patient.id).collect();
+        for (id, file) in &mut self.files {
+            // Nobody knows how it was meanwhile.
+            if !looked_at.contains(id) {
+                file.failing_since = None;
+                file.well_since = None;
+            }
         }
         self.under_way.retain(|_, one| {
             one.ended
@@ -257,6 +265,17 @@ impl Recovery {
         }
         if let Some(file) = self.files.get_mut(id) {
             file.failing_since = None;
+        }
+    }
+
+    /// Notes that a restart could not be tried: it counts for no budget. The next try waits as long as after a restart.
+    pub(crate) fn untried(&mut self, id: &str, now: Duration) {
+        self.ended(id, now);
+        let Some(began) = self.files.get_mut(id).and_then(|f| f.restarts.pop_back()) else {
+            return;
+        };
+        if let Some(at) = self.recent.iter().rposition(|at| *at == began) {
+            self.recent.remove(at);
         }
     }
 

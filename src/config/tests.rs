@@ -107,10 +107,7 @@ fn the_environment_overrides_the_file() {
         _ => None,
     })
     .unwrap();
-    assert_eq!(
-        endpoints_of(&config),
-        ["https://a:1", "https://b:2"]
-    );
+    assert_eq!(endpoints_of(&config), ["https://a:1", "https://b:2"]);
     assert_eq!(config.workers, 7);
     assert_eq!(config.docker, None);
 }

@@ -18,6 +18,9 @@ const STARTING_QUIET: Duration = Duration::from_secs(1);
 /// A first check of what is known falls anywhere within this time, or within an interval if that is shorter.
 const SPREAD: Duration = Duration::from_secs(1);
 
+/// Between two checks at least, whatever a record asks for: none at all would keep a thread busy for ever.
+pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
 /// How often an endpoint is checked, and how many results in a row turn it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -162,7 +165,7 @@ impl Machine {
                 }
             }
         };
-        let interval = self.timing.interval;
+        let interval = self.timing.interval.max(LEAST_INTERVAL);
         let next = match &mut self.phase {
             Phase::Known => interval,
             Phase::Starting { pause, .. } => step(pause, 1.5, interval),

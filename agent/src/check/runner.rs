@@ -144,10 +144,9 @@ impl Checks {
                     }
                 }
             }
-            if at_once == MOST_AT_ONCE {
-                tokio::task::yield_now().await;
-            }
             if at_once > 0 {
+                // Each time: what ends at once and is due again at once would keep this thread for ever.
+                tokio::task::yield_now().await;
                 continue;
             }
             let next = [self.schedule.next_at(), self.heard_at];

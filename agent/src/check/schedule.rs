@@ -12,7 +12,7 @@ use model::endpoint::{Fact, Health};
 use model::time::Timestamp;
 
 use super::jitter::Jitter;
-use super::machine::{Begin, Machine};
+use super::machine::{Begin, LEAST_INTERVAL, Machine};
 use super::{CheckKey, Spec, Target};
 
 /// A check that is due; its result goes back to [`Schedule::finish`].
@@ -219,7 +219,7 @@ impl Schedule {
                         }
                         pause
                     }
-                    None => entry.spec.timing.interval,
+                    None => entry.spec.timing.interval.max(LEAST_INTERVAL),
                 };
                 entry.due = on_a_tick(now + pause.mul_f64(factor), pause);
             }

@@ -73,6 +73,7 @@ impl Room {
             Hint::Signalled { id, signal, at } => self.signalled(id, Told { signal, at }, now),
             Hint::Ended { id, at } => {
                 if self.predates(&id, at) {
+                    self.ask(id);
                     return Vec::new();
                 }
                 let tick = self.next_tick();
@@ -94,7 +95,7 @@ impl Room {
     }
 
     /// Whether an event is about an earlier run of a container than the one that is known: events are replayed on every
-    /// connection.
+    /// connection. It may as well be a clock that was set back, so that an end is asked about and not ignored.
     fn predates(&self, id: &str, at: Timestamp) -> bool {
         self.known
             .get(id)
@@ -111,6 +112,7 @@ impl Room {
     /// No inspection first: the process may close its listener within milliseconds.
     fn signalled(&mut self, id: String, told: Told, now: Timestamp) -> Vec<Message> {
         if self.predates(&id, told.at) {
+            self.ask(id);
             return Vec::new();
         }
         let Some(known) = self.known.get_mut(&id) else {

@@ -1,5 +1,6 @@
 //! One connection to Docker, from subscription to loss.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ pub(super) struct Session<'a> {
     room: &'a mut Room,
     drivers: Arc<Mutex<Drivers>>,
     listed: bool,
+    /// Containers of which it was said that they can't be inspected.
+    complained: HashSet<String>,
 }
 
 impl<'a> Session<'a> {
@@ -105,6 +108,7 @@ impl<'a> Session<'a> {
             room,
             drivers: Arc::default(),
             listed: false,
+            complained: HashSet::new(),
         }
     }
 
@@ -236,13 +240,20 @@ impl<'a> Session<'a> {
                 Ok(self.room.listed(ids, tick))
             }
             Answer::Inspected(id, tick, Ok(found)) => {
+                self.complained.remove(&id);
                 Ok(self
                     .room
                     .inspected(&id, tick, found.map(|i| *i), Timestamp::now()))
             }
             Answer::Inspected(id, _, Err(error)) => {
                 let reason = registry::follow::chain(&error);
-                tracing::warn!(id = crate::local::short(&id), %reason, "container can't be inspected; what is known of it stays");
+                let short = crate::local::short(&id);
+                // It is asked about every second.
+                if self.complained.insert(id.clone()) {
+                    tracing::warn!(id = short, %reason, "container can't be inspected; what is known of it stays");
+                } else {
+                    tracing::debug!(id = short, %reason, "container still can't be inspected");
+                }
                 Ok(self.room.not_inspected(&id))
             }
             Answer::Networks(result) => result.map(|()| Vec::new()),

@@ -421,7 +421,7 @@ fn a_stop_that_began_before_the_container_was_known_is_seen() {
 }
 
 #[test]
-fn replayed_ends_of_an_earlier_run_are_ignored() {
+fn an_end_before_its_start_is_asked_about_and_changes_nothing_by_itself() {
     let mut room = room(1);
     assert_eq!(
         room.hear(
@@ -433,6 +433,35 @@ fn replayed_ends_of_an_earlier_run_are_ignored() {
         ),
         []
     );
+    let (whole, tick) = room.next().expect("a question");
+    let still = room.inspected(&whole, tick, Some(running(1, json!({}))), at(2000));
+    assert_eq!(still, [], "that was an earlier run of it");
+    // The clock was set back, and then it ended.
+    for hint in [
+        Hint::Signalled {
+            id: id(1),
+            signal: 9,
+            at: at(-20),
+        },
+        Hint::Ended {
+            id: id(1),
+            at: at(-10),
+        },
+    ] {
+        assert_eq!(room.hear(hint, at(-10)), []);
+        assert_eq!(room.next().map(|(whole, _)| whole), Some(id(1)));
+        room.disconnected();
+    }
+    let (whole, tick) = room.next().expect("a question");
+    assert_eq!(
+        room.inspected(&whole, tick, None, at(-5)),
+        [Message::Gone("010101010101".into())]
+    );
+}
+
+#[test]
+fn an_end_takes_it_away_without_a_question() {
+    let mut room = room(1);
     let gone = room.hear(
         Hint::Ended {
             id: id(1),

@@ -12,6 +12,20 @@ use tokio::time::Instant;
 /// Endpoints written in one transaction at most: with reasons of bounded length, they stay below the limit in bytes.
 const MAX_ENDPOINTS: usize = 800;
 
+/// How long a lazy wish waits for what it may be written with.
+const LAZY: Duration = Duration::from_secs(1);
+
+/// How soon a wish is written. The hastiest of those that are not written yet counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pace {
+    /// Nobody is waiting: within a second, or with whatever else comes for the slice.
+    Lazy,
+    /// With what else comes within a few milliseconds.
+    Soon,
+    /// Without waiting for others.
+    Now,
+}
+
 /// What the registry has of a slice, as far as is known.
 #[derive(Clone, Debug, PartialEq)]
 enum There {
@@ -39,9 +53,30 @@ struct Page {
     alone: bool,
     /// Not to be written before, unless the wish changes.
     not_before: Option<Instant>,
+    /// Something that is not written yet does not wait.
+    hasty: bool,
+    /// Until when it waits, where nothing of it is hasty.
+    lazy_until: Option<Instant>,
 }
 
 impl Page {
+    /// Has it written as soon as may be.
+    fn hurry(&mut self) {
+        self.hasty = true;
+        self.lazy_until = None;
+    }
+
+    /// Nothing of it waits to be written any more.
+    fn rest(&mut self) {
+        self.hasty = false;
+        self.lazy_until = None;
+    }
+
+    fn ready_at(&self, now: Instant) -> Instant {
+        let at = self.not_before.max(self.lazy_until);
+        at.unwrap_or(now)
+    }
+
     fn settled(&self) -> bool {
         match &self.there {
             There::Untold | There::Unknown => false,
@@ -75,14 +110,17 @@ impl Book {
         &mut self,
         service: &ServiceKey,
         slice: Option<Arc<Slice>>,
-        urgent: bool,
+        pace: Pace,
     ) -> bool {
+        let urgent = pace == Pace::Now;
         let page = self.pages.entry(service.clone()).or_insert_with(|| Page {
             wish: None,
             there: There::Untold,
             busy: false,
             alone: false,
             not_before: None,
+            hasty: false,
+            lazy_until: None,
         });
         if page.wish == slice && !matches!(page.there, There::Untold | There::Unknown) {
             return false;
@@ -90,6 +128,11 @@ impl Book {
         page.wish = slice;
         page.not_before = None;
         page.alone = false;
+        if pace != Pace::Lazy {
+            page.hurry();
+        } else if !page.hasty {
+            page.lazy_until.get_or_insert(Instant::now() + LAZY);
+        }
         if page.busy {
             // Looked at again when the write under way has ended.
             if urgent {
@@ -98,6 +141,7 @@ impl Book {
             return false;
         }
         if page.settled() {
+            page.rest();
             self.dirty.remove(service);
             self.urgent.remove(service);
             self.forget_if_empty(service);
@@ -133,10 +177,14 @@ impl Book {
             _ => page.there = There::Seen(slice.cloned()),
         }
         if page.settled() {
+            page.rest();
             self.dirty.remove(service);
             self.urgent.remove(service);
             self.forget_if_empty(service);
             return false;
+        }
+        if page.lazy_until.is_none() {
+            page.hurry();
         }
         self.dirty.insert(service.clone());
         true
@@ -164,7 +212,7 @@ impl Book {
         self.dirty
             .iter()
             .filter_map(|service| self.pages.get(service))
-            .map(|page| page.not_before.unwrap_or(now))
+            .map(|page| page.ready_at(now))
             .min()
     }
 
@@ -185,7 +233,7 @@ impl Book {
             if page.busy {
                 continue;
             }
-            if page.not_before.is_some_and(|at| at > now) {
+            if page.ready_at(now) > now {
                 continue;
             }
             let count = page.wish.as_ref().map_or(0, |s| s.endpoints.len());
@@ -214,9 +262,19 @@ impl Book {
             self.urgent.remove(&service);
             if let Some(page) = self.pages.get_mut(&service) {
                 page.busy = true;
+                page.rest();
             }
         }
         jobs
+    }
+
+    /// Nothing waits for company any more.
+    pub(super) fn hurry(&mut self) {
+        self.pages.values_mut().for_each(|page| {
+            if page.lazy_until.is_some() {
+                page.hurry();
+            }
+        });
     }
 
     /// The registry stands at another history: what is there has to be read anew, and what differs written again.
@@ -249,6 +307,7 @@ impl Book {
                 slice: job.slice,
             };
             if page.settled() {
+                page.rest();
                 self.urgent.remove(&job.service);
             } else {
                 self.dirty.insert(job.service);
@@ -263,6 +322,7 @@ impl Book {
             if let Some(page) = self.pages.get_mut(&job.service) {
                 page.busy = false;
                 page.there = There::Unknown;
+                page.hurry();
                 self.dirty.insert(job.service);
             }
         }

@@ -34,7 +34,7 @@ fn slice(service: &str, endpoints: usize) -> Slice {
 
 fn wish(book: &mut Book, service: &str, endpoints: usize) -> bool {
     let slice = (endpoints > 0).then(|| Arc::new(slice(service, endpoints)));
-    book.wish(&key(service), slice, false)
+    book.wish(&key(service), slice, Pace::Soon)
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn urgent_slices_go_first_and_batches_hold_to_the_limits() {
         wish(&mut book, &format!("shop/s{n:03}"), 1);
     }
     let urgent = Some(Arc::new(slice("shop/zz", 1)));
-    book.wish(&key("shop/zz"), urgent, true);
+    book.wish(&key("shop/zz"), urgent, Pace::Now);
     let jobs = book.take(Limits::DEFAULT);
     assert_eq!(jobs.len(), Limits::DEFAULT.max_ops_per_txn);
     assert_eq!(jobs[0].service, key("shop/zz"));
@@ -204,10 +204,10 @@ async fn slices_come_change_and_go_with_their_wishes() {
         let wanted = slice("shop/web", endpoints);
         setup
             .publisher
-            .wish(&key("shop/web"), Some(Arc::new(wanted.clone())), false);
+            .wish(&key("shop/web"), Some(Arc::new(wanted.clone())), Pace::Soon);
         setup.until_stored("shop/web", Some(wanted)).await;
     }
-    setup.publisher.wish(&key("shop/web"), None, true);
+    setup.publisher.wish(&key("shop/web"), None, Pace::Now);
     setup.until_stored("shop/web", None).await;
     setup.shutdown.cancel();
     setup.task.await.expect("it ends");
@@ -222,7 +222,7 @@ async fn what_an_earlier_process_left_is_replaced() {
     let wanted = slice("shop/web", 1);
     setup
         .publisher
-        .wish(&key("shop/web"), Some(Arc::new(wanted.clone())), false);
+        .wish(&key("shop/web"), Some(Arc::new(wanted.clone())), Pace::Soon);
     setup.until_stored("shop/web", Some(wanted)).await;
 }
 
@@ -232,7 +232,7 @@ async fn somebody_elses_write_in_between_is_a_conflict_that_is_put_right() {
     setup.publisher.wish(
         &key("shop/web"),
         Some(Arc::new(slice("shop/web", 1))),
-        false,
+        Pace::Soon,
     );
     setup
         .until_stored("shop/web", Some(slice("shop/web", 1)))
@@ -242,7 +242,7 @@ async fn somebody_elses_write_in_between_is_a_conflict_that_is_put_right() {
     let wanted = slice("shop/web", 2);
     setup
         .publisher
-        .wish(&key("shop/web"), Some(Arc::new(wanted.clone())), false);
+        .wish(&key("shop/web"), Some(Arc::new(wanted.clone())), Pace::Soon);
     setup.until_stored("shop/web", Some(wanted)).await;
     assert!(
         setup
@@ -264,11 +264,11 @@ async fn one_slice_that_is_too_large_does_not_hold_up_the_others() {
     large.endpoints = vec![Arc::new(endpoint)];
     setup
         .publisher
-        .wish(&key("shop/large"), Some(Arc::new(large)), false);
+        .wish(&key("shop/large"), Some(Arc::new(large)), Pace::Soon);
     setup.publisher.wish(
         &key("shop/web"),
         Some(Arc::new(slice("shop/web", 1))),
-        false,
+        Pace::Soon,
     );
     setup
         .until_stored("shop/web", Some(slice("shop/web", 1)))
@@ -283,7 +283,7 @@ async fn what_waits_is_written_at_shutdown() {
     setup.publisher.wish(
         &key("shop/web"),
         Some(Arc::new(slice("shop/web", 1))),
-        false,
+        Pace::Soon,
     );
     setup.shutdown.cancel();
     let publisher = setup.publisher.clone();
@@ -348,7 +348,7 @@ async fn what_is_there_as_wished_is_not_written_again() {
         .revision;
     setup
         .publisher
-        .wish(&key("shop/web"), Some(Arc::new(wanted)), false);
+        .wish(&key("shop/web"), Some(Arc::new(wanted)), Pace::Soon);
     setup.until_waiting(0).await;
     let after = setup
         .registry
@@ -358,4 +358,49 @@ async fn what_is_there_as_wished_is_not_written_again() {
         .expect("a list")
         .revision;
     assert_eq!(after, revision);
+}
+
+#[tokio::test]
+async fn a_lazy_wish_is_written_with_the_next_or_after_a_second() {
+    let mut book = Book::default();
+    wish(&mut book, "shop/web", 2);
+    let jobs = book.take(Limits::DEFAULT);
+    book.committed(jobs, 5, &HashMap::new());
+    let lazy = |book: &mut Book, endpoints: usize| {
+        let slice = (endpoints > 0).then(|| Arc::new(slice("shop/web", endpoints)));
+        book.wish(&key("shop/web"), slice, Pace::Lazy)
+    };
+    // One goes, another comes, and that is ready.
+    assert!(lazy(&mut book, 0));
+    assert!(lazy(&mut book, 1));
+    assert!(book.take(Limits::DEFAULT).is_empty());
+    wish(&mut book, "shop/web", 3);
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(jobs[0].slice.as_deref(), Some(&slice("shop/web", 3)));
+    // During a write too, and what came before it in haste stays in haste.
+    lazy(&mut book, 1);
+    book.committed(jobs, 6, &HashMap::new());
+    assert!(book.take(Limits::DEFAULT).is_empty());
+    let now = Instant::now();
+    let due = book.ready_at(now).expect("it waits");
+    assert!(due <= now + Duration::from_secs(1));
+    lazy(&mut book, 0);
+    assert_eq!(book.ready_at(now), Some(due), "no longer for more of them");
+    tokio::time::sleep_until(due).await;
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(jobs[0].slice, None, "a second after the first of them");
+    book.committed(jobs, 7, &HashMap::new());
+    wish(&mut book, "shop/web", 1);
+    lazy(&mut book, 2);
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(jobs[0].slice.as_deref(), Some(&slice("shop/web", 2)));
+    // What failed to be written is not gathered again.
+    lazy(&mut book, 1);
+    book.failed(jobs);
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(jobs.len(), 1);
+    book.committed(jobs, 8, &HashMap::new());
+    lazy(&mut book, 0);
+    book.hurry();
+    assert_eq!(book.take(Limits::DEFAULT).len(), 1, "at shutdown");
 }

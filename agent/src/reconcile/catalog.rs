@@ -68,6 +68,7 @@ impl Reconciler {
         }
         for key in observed {
             self.observe(&key);
+            self.forget_told(&key);
         }
         self.follow_up(touched, labelled);
     }
@@ -89,6 +90,9 @@ impl Reconciler {
                 touched.insert(key.clone());
             }
         }
+        let (catalog, node) = (&self.catalog, &self.node);
+        self.own_told
+            .retain(|key, told| told.is_some() || catalog.slice(key, node).is_some());
         let mut labelled = BTreeSet::new();
         let mut ids: BTreeSet<Name> = self
             .catalog
@@ -128,7 +132,10 @@ impl Reconciler {
         let selection = &mut lock(&self.workloads).selection;
         match self.catalog.services.get(key) {
             Some(service) => selection.put_service(service) || self.held.contains_key(key),
-            None => selection.remove_service(key) || self.held.contains_key(key),
+            None => {
+                self.uncount(key);
+                selection.remove_service(key) || self.held.contains_key(key)
+            }
         }
     }
 

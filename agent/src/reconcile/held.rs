@@ -12,6 +12,7 @@ use super::{Reconciler, Seen, lock};
 use crate::check::{self, Begin, CheckKey, Plan};
 use crate::docker;
 use crate::local::WorkloadKey;
+use crate::publish::Pace;
 use crate::select::Desired;
 
 /// The endpoints of one service on this node, as they are published.
@@ -39,7 +40,9 @@ impl Reconciler {
         let published = self.catalog.slice(service, &self.node).cloned();
         let mut before = self.held.remove(service).unwrap_or_default().endpoints;
         let mut after = BTreeMap::new();
-        let mut urgent = false;
+        // That of the hastiest difference.
+        let mut pace: Option<Pace> = None;
+        let mut known_gone = published_endpoints(published.as_deref());
         for Desired { mut endpoint, plan } in desired {
             let id = endpoint.id();
             let held = before.remove(&id);
@@ -55,7 +58,7 @@ impl Reconciler {
                 {
                     endpoint.lifecycle = was.lifecycle.clone();
                 } else {
-                    urgent = true;
+                    pace = Some(Pace::Now);
                 }
             }
             let was_like = held
@@ -63,19 +66,40 @@ impl Reconciler {
                 .map(|(_, was)| std::mem::discriminant(was) == std::mem::discriminant(&plan));
             let known = was.map(|e| e.health.clone());
             endpoint.health = self.health(service, &id, &plan, known, was_like, now);
-            urgent |= was.is_some_and(|was| was.health.value != endpoint.health.value);
+            let change = match was {
+                Some(was) if was.health.value != endpoint.health.value => Some(Pace::Now),
+                Some(was) if **was == endpoint => None,
+                Some(_) => Some(Pace::Soon),
+                // It starts: others hear of it when it is ready.
+                None if endpoint.health.value == Health::Unknown => Some(Pace::Lazy),
+                None => Some(Pace::Soon),
+            };
+            pace = pace.max(change);
+            known_gone.remove(&id);
             after.insert(id, (Arc::new(endpoint), plan));
         }
-        for id in before.into_keys() {
+        for (id, (was, _)) in before {
+            known_gone.remove(&id);
             self.checks.remove(&own(service, id));
-            urgent = true;
+            pace = pace.max(Some(match was.lifecycle.value {
+                // Everybody was told that it ends, and nobody begins anything with it.
+                Lifecycle::Terminating => Pace::Lazy,
+                Lifecycle::Running => Pace::Now,
+            }));
+        }
+        // Gone before, which the catalog doesn't show yet.
+        for lifecycle in known_gone.into_values() {
+            pace = pace.max(Some(match lifecycle {
+                Lifecycle::Terminating => Pace::Lazy,
+                Lifecycle::Running => Pace::Soon,
+            }));
         }
         if !after.is_empty() {
             let endpoints = after;
             self.held
                 .insert(service.clone(), Held { endpoints, retains });
         }
-        self.publish(service, urgent);
+        self.publish(service, pace.unwrap_or(Pace::Soon));
     }
 
     /// What is known of an endpoint's health, having its checks begin, change or end as the plan says.
@@ -192,10 +216,10 @@ impl Reconciler {
             tracing::info!(%service, %endpoint, workload = %held.name, health = ?fact.value, reason = %fact.reason, "endpoint turned");
         }
         Arc::make_mut(held).health = fact;
-        self.publish(&key.service, true);
+        self.publish(&key.service, Pace::Now);
     }
 
-    fn publish(&mut self, service: &ServiceKey, urgent: bool) {
+    fn publish(&mut self, service: &ServiceKey, pace: Pace) {
         let slice = self.held.get(service).map(|held| {
             let mut endpoints: Vec<Arc<Endpoint>> =
                 held.endpoints.values().map(|(e, _)| e.clone()).collect();
@@ -209,7 +233,7 @@ impl Reconciler {
             })
         });
         self.tell_own(service, slice.as_ref());
-        self.publisher.wish(service, slice, urgent);
+        self.publisher.wish(service, slice, pace);
         self.may_need_recovery(service);
         self.observe(service);
     }
@@ -232,6 +256,19 @@ impl Reconciler {
         self.own_told.insert(service.clone(), slice.clone());
         self.own_pending.insert(service.clone(), slice);
     }
+
+    /// Forgets that the data path was told there is nothing, once the registry says the same.
+    pub(super) fn forget_told(&mut self, service: &ServiceKey) {
+        let told_none = matches!(self.own_told.get(service), Some(None));
+        if told_none && self.catalog.slice(service, &self.node).is_none() {
+            self.own_told.remove(service);
+        }
+    }
+}
+
+fn published_endpoints(slice: Option<&Slice>) -> BTreeMap<EndpointId, Lifecycle> {
+    let endpoints = slice.into_iter().flat_map(|slice| &slice.endpoints);
+    endpoints.map(|e| (e.id(), e.lifecycle.value)).collect()
 }
 
 pub(super) fn own(service: &ServiceKey, id: EndpointId) -> CheckKey {

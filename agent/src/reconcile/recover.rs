@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::held::own;
 use super::{Reconciler, lock};
 use crate::local::{Local, WorkloadKey};
-use crate::recovery::docker::{own_container, restart};
+use crate::recovery::docker::{RestartError, own_container, restart};
 use crate::recovery::{Case, Complaint, Condition, Decision, Patient, Recovery};
 
 /// How often is looked at what fails.
@@ -28,7 +28,7 @@ pub(super) struct Recoverer {
     recovery: Recovery,
     /// When to look; none while nothing fails of what may be restarted.
     pub(super) at: Option<Instant>,
-    pub(super) restarts: JoinSet<(Case, Result<(), String>)>,
+    pub(super) restarts: JoinSet<(Case, Result<(), RestartError>)>,
     /// The container of this very process.
     own: Option<String>,
 }
@@ -110,9 +110,12 @@ impl Reconciler {
     }
 
     /// Takes over how a restart ended.
-    pub(super) fn restarted(&mut self, case: &Case, result: Result<(), String>) {
+    pub(super) fn restarted(&mut self, case: &Case, result: Result<(), RestartError>) {
         let now = self.began.elapsed();
-        self.recoverer.recovery.ended(&case.id, now);
+        match &result {
+            Err(error) if error.untried() => self.recoverer.recovery.untried(&case.id, now),
+            _ => self.recoverer.recovery.ended(&case.id, now),
+        }
         self.recoverer.at.get_or_insert(Instant::now() + LOOK);
         match result {
             Ok(()) => {
@@ -121,6 +124,7 @@ impl Reconciler {
                 self.happened(case, "RecoveryRestarted", format!("restarted: {why}"));
             }
             Err(error) => {
+                let error = registry::follow::chain(&error);
                 self.count(case, "failed");
                 self.happened(
                     case,
@@ -133,10 +137,26 @@ impl Reconciler {
 
     fn count(&self, case: &Case, result: &str) {
         let service = &case.complaint.service;
+        // Its counts went with it.
+        if !self.catalog.services.contains_key(service) {
+            return;
+        }
         self.metrics
             .recovery_restarts
             .with_label_values(&[service.namespace.as_str(), service.name.as_str(), result])
             .inc();
+    }
+
+    /// Drops the counts of a service that is deleted: each would stay a time series for ever.
+    pub(super) fn uncount(&self, service: &ServiceKey) {
+        for result in ["restarted", "failed", "exhausted"] {
+            let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+            // An error is that there is none.
+            let _ = self
+                .metrics
+                .recovery_restarts
+                .remove_label_values(&[namespace, name, result]);
+        }
     }
 
     fn happened(&self, case: &Case, reason: &str, message: String) {

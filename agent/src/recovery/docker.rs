@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
-use registry::follow::chain;
 
 use crate::local::short;
 
 /// For a restart: a container may take its stop time-out to end.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(900);
 
+/// Why a container was not restarted.
 #[derive(Debug, thiserror::Error)]
-enum RestartError {
+pub(crate) enum RestartError {
     #[error("docker at {socket} can't be reached")]
     Connect {
         socket: String,
@@ -24,8 +24,15 @@ enum RestartError {
     Timeout,
 }
 
-/// Restarts a container as `docker restart` does; why not, in words.
-pub(crate) async fn restart(socket: &str, id: &str) -> Result<(), String> {
+impl RestartError {
+    /// Whether Docker was never asked, so that the container certainly was not restarted.
+    pub(crate) fn untried(&self) -> bool {
+        matches!(self, RestartError::Connect { .. })
+    }
+}
+
+/// Restarts a container as `docker restart` does.
+pub(crate) async fn restart(socket: &str, id: &str) -> Result<(), RestartError> {
     let restarted = async {
         let docker = connect(socket)
             .await
@@ -39,9 +46,8 @@ pub(crate) async fn restart(socket: &str, id: &str) -> Result<(), String> {
             .map_err(RestartError::Restart)
     };
     match tokio::time::timeout(RESTART_TIMEOUT, restarted).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err(RestartError::Timeout.to_string()),
+        Ok(result) => result,
+        Err(_) => Err(RestartError::Timeout),
     }
 }
 

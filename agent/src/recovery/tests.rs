@@ -262,3 +262,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_could_not_be_tried_uses_up_no_budget() {
+    let mut recovery = Recovery::default();
+    let patient = failing("aa", "web");
+    let mut tries = 0;
+    for now in 0..3500 {
+        for decision in recovery.look(seconds(now), std::slice::from_ref(&patient)) {
+            let Decision::Restart(case) = decision else {
+                panic!("nothing was restarted, and yet {decision:?} at {now}");
+            };
+            assert_eq!(case.restarts, 1);
+            tries += 1;
+            recovery.untried("aa", seconds(now));
+        }
+    }
+    assert!((6..20).contains(&tries), "{tries}: less and less often");
+    assert!(recovery.recent.is_empty(), "nor the node's budget");
+}
+
+#[test]
+fn time_stands_still_for_what_is_not_looked_at() {
+    let mut recovery = Recovery::default();
+    let aa = failing("aa", "web");
+    assert_eq!(recovery.look(seconds(0), std::slice::from_ref(&aa)), []);
+    assert_eq!(recovery.look(seconds(1), &[]), []);
+    assert!(!recovery.busy(), "nothing is left to look at");
+    // Its service asks for recovery again.
+    assert_eq!(recovery.look(seconds(31), std::slice::from_ref(&aa)), []);
+    assert_eq!(recovery.look(seconds(60), std::slice::from_ref(&aa)), []);
+    let decided = recovery.look(seconds(61), &[aa]);
+    assert_eq!(restarts(&decided), ["aa"]);
+}

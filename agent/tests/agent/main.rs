@@ -624,3 +624,54 @@ async fn a_container_that_is_told_to_end_is_not_revived_by_a_restart_of_the_agen
     assert_eq!(world.stored("shop/web").await, Some(before));
     second.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recreation_is_two_writes() {
+    const TIMES: i64 = 10;
+    const TAKES: Duration = Duration::from_millis(50);
+    let world = World::new().await;
+    let mut backend = Backend::on("127.0.0.1:0").await;
+    let address = backend.address.to_string();
+    for some in 0..40 {
+        let other = |n| {
+            format!(
+                "---\napiVersion: heddle/v1\nkind: Service\nmetadata: {{name: other-{some}-{n}, namespace: shop}}\n\
+                 spec: {{selector: app=other-{some}-{n}, ports: [{{port: 80}}]}}\n"
+            )
+        };
+        world.apply(&(0..25).map(other).collect::<String>()).await;
+    }
+    world.service("web", backend.port()).await;
+    let docker = FakeDocker::up(world.folder.path());
+    let running = world.agent(Some(docker.url()));
+    docker.run("aa", "127.0.0.1", WEB);
+    let mut endpoints = world.until_ready("shop/web", 1).await;
+    let (_, before) = world.stored("shop/web").await.expect("a slice");
+    for _ in 0..TIMES {
+        // `docker rm -f` and `docker run`.
+        docker.event("aa", "kill", json!({"signal": "9"}));
+        world
+            .until("shop/web", "out of rotation", |all| {
+                all.iter()
+                    .all(|e| e.lifecycle.value == Lifecycle::Terminating)
+            })
+            .await;
+        // As long as it takes Docker to make the next one, and that to listen.
+        docker.die("aa");
+        tokio::time::sleep(TAKES).await;
+        drop(backend);
+        docker.run("aa", "127.0.0.1", WEB);
+        tokio::time::sleep(TAKES).await;
+        backend = Backend::on(&address).await;
+        let was = endpoints[0].id();
+        endpoints = world
+            .until("shop/web", "ready anew", |all| {
+                all.len() == 1 && ready(&all[0]) && all[0].id() != was
+            })
+            .await;
+    }
+    let (_, after) = world.stored("shop/web").await.expect("a slice");
+    let writes = after - before;
+    assert!(writes <= 2 * TIMES + 3, "{writes} writes, of whatever key");
+    running.stop().await;
+}

@@ -44,7 +44,10 @@ pub(super) fn page(
         .collect();
     match vips.as_slice() {
         _ if spec.headless => page.field("Virtual IP", "none: headless, DNS names the endpoints"),
-        [] => page.field("Virtual IP", "none was free when it was written: apply it again"),
+        [] => page.field(
+            "Virtual IP",
+            "none was free when it was written: apply it again",
+        ),
         some => page.field("Virtual IP", &some.join(", ")),
     }
     page.field("Checks", &checks(spec.health.as_ref()));

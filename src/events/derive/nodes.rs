@@ -80,7 +80,9 @@ pub(super) fn liveness(
         }
         (Some(old), None) => {
             let text = match old.restarting_until {
-                Some(_) => "did not come back from its restart in time; other nodes check its endpoints",
+                Some(_) => {
+                    "did not come back from its restart in time; other nodes check its endpoints"
+                }
                 None => {
                     "its lease ended: it died or can't reach the registry; other nodes check its endpoints"
                 }

@@ -330,3 +330,23 @@ fn a_check_that_could_not_be_made_says_nothing_and_is_made_later() {
     assert_eq!(schedule.fact(&key("a")), Some(&fact(Health::Passing)));
     assert!(schedule.next_at().is_some_and(|at| at > now));
 }
+
+#[test]
+fn an_interval_of_zero_is_a_pause_all_the_same() {
+    let mut schedule = Schedule::new(8, 1);
+    let mut spec = spec(Probe::Tcp, address(1));
+    spec.timing.interval = Duration::ZERO;
+    schedule.begin(key("a"), spec, known(), Duration::ZERO);
+    let now = Duration::from_secs(1);
+    for result in [PASSED, None] {
+        let at = schedule.next_at().expect("it is checked") + now;
+        let due = schedule.take_due(at).expect("it is due");
+        schedule.finish(&due, result, at, CLOCK);
+        let next = schedule.next_at().expect("it is checked again");
+        assert!(
+            next >= at + Duration::from_millis(8),
+            "{next:?} after {at:?}"
+        );
+        assert!(schedule.take_due(at).is_none());
+    }
+}
