@@ -5,11 +5,28 @@ mod support;
 use std::io::Write as _;
 use std::process::Stdio;
 
+use serde_json::Value;
 use support::docker::Setup;
 use support::http;
 use support::node::PATIENCE;
 use support::shop::Shop;
 use support::wait::eventually;
+
+/// Waits until `heddle events` tells just these reasons of a container's endpoint, in this order, each with its text.
+#[track_caller]
+fn until_happened(shop: &Shop, name: &str, expected: &[(&str, &str)]) {
+    let endpoint = format!("ep/web/{name}");
+    let words = ["events", "-A", "-o", "json", "--for", &endpoint];
+    eventually(PATIENCE, &format!("{name}: {expected:?}"), || {
+        let told: Vec<Value> = serde_json::from_str(&shop.node.ok(&words)).expect("JSON");
+        let is = |(event, (reason, text)): (&Value, &(&str, &str))| {
+            let message = event["message"].as_str().unwrap_or_default();
+            event["reason"] == *reason && message.contains(text)
+        };
+        let all = told.len() == expected.len() && told.iter().zip(expected).all(is);
+        if all { Ok(()) } else { Err(told) }
+    });
+}
 
 #[test]
 fn a_pause_takes_it_out_at_once_and_an_unpause_brings_the_same_endpoint_back() {
@@ -124,6 +141,78 @@ fn a_container_that_is_removed_or_ends_by_itself_is_gone_and_comes_back_as_anoth
     shop.until_state("aa", "ready");
     shop.docker.rm("aa");
     shop.until_gone("aa");
+}
+
+#[test]
+fn a_stop_a_start_and_a_stop_that_is_survived_are_told_in_order() {
+    let Some(shop) = Shop::start(Setup::default()) else {
+        return;
+    };
+    // It serves on for so long that a slow machine sees it drain.
+    shop.run_with("aa", &[], &["whoami", "--name", "aa", "--linger", "2s"]);
+    let deaf = ["whoami", "--name", "deaf", "--on-term", "ignore"];
+    shop.run_with("deaf", &["--stop-timeout", "1"], &deaf);
+    shop.until_state("aa", "ready");
+    shop.until_state("deaf", "ready");
+    shop.docker.signal("deaf", "TERM");
+    shop.docker.stop("aa");
+    // Started again sooner, its way out and back in would be one write and one event.
+    let mut history = vec![
+        ("EndpointAdded", "on n1 at "),
+        ("EndpointReady", ""),
+        (
+            "EndpointDraining",
+            "gets no new work: told to end by SIGTERM",
+        ),
+        ("EndpointGone", "taken away by n1: told to end by SIGTERM"),
+    ];
+    until_happened(&shop, "aa", &history);
+    shop.docker.start_container("aa");
+    shop.until_state("aa", "ready");
+    shop.until_state("deaf", "ready");
+
+    history.extend([("EndpointAdded", "on n1 at "), ("EndpointReady", "")]);
+    until_happened(&shop, "aa", &history);
+    until_happened(
+        &shop,
+        "deaf",
+        &[
+            ("EndpointAdded", "on n1 at "),
+            ("EndpointReady", ""),
+            (
+                "EndpointDraining",
+                "gets no new work: told to end by SIGTERM",
+            ),
+            ("EndpointRestored", "gets work again: runs on after SIGTERM"),
+        ],
+    );
+}
+
+#[test]
+fn an_update_of_a_container_changes_nothing_of_its_endpoint() {
+    let Some(shop) = Shop::start(Setup::default()) else {
+        return;
+    };
+    shop.run("aa", &[]);
+    let mut before = shop.until_state("aa", "ready");
+    let history = [("EndpointAdded", "on n1 at "), ("EndpointReady", "")];
+    until_happened(&shop, "aa", &history);
+    let events = shop.docker.events();
+    for change in [["--cpu-shares", "512"], ["--restart", "unless-stopped"]] {
+        shop.docker.cli(&["update", change[0], change[1], "aa"]);
+        events.next("update", PATIENCE);
+        assert_eq!(shop.ask().as_deref(), Ok("aa"));
+    }
+    // The events come in order: what was heard of this one was heard of those.
+    shop.run("bb", &[]);
+    shop.until_state("bb", "ready");
+    let mut after = shop.endpoint("aa").expect("an endpoint");
+    for endpoint in [&mut before, &mut after] {
+        // What goes on at this moment.
+        endpoint["inFlight"].take();
+    }
+    assert_eq!(after, before);
+    until_happened(&shop, "aa", &history);
 }
 
 #[test]

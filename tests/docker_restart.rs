@@ -123,7 +123,7 @@ fn a_container_that_dies_while_docker_is_away_is_out_by_its_checks_and_then_gone
 }
 
 #[test]
-fn a_docker_that_hangs_is_noticed_and_nothing_is_lost_by_it() {
+fn a_docker_that_hangs_costs_nothing_and_is_followed_when_it_goes_on() {
     let Some(shop) = Shop::start(Setup::default()) else {
         return;
     };

@@ -195,8 +195,14 @@ fn the_history_survives_a_restart_a_crash_and_a_torn_line() {
         created,
         "told once, kept as it was"
     );
-    let alive = event(&node, "NodeAlive", "n1");
-    assert!(alive["id"].as_u64() > created["id"].as_u64());
+    eventually(PATIENCE, "the new life is told after the old", || {
+        let all = events(&node, &[]);
+        all.iter().any(|e| {
+            e["reason"] == "NodeAlive"
+                && e["name"] == "n1"
+                && e["id"].as_u64() > created["id"].as_u64()
+        })
+    });
 
     node.apply(&SERVICE.replace("app=web", "app=x"));
     event(&node, "ServiceChanged", "web");

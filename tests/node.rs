@@ -3,9 +3,10 @@
 mod support;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use support::dns;
 use support::http;
 use support::node::{Node, NodeOptions, PATIENCE, heddle};
 use support::wait::eventually;
@@ -92,6 +93,62 @@ fn nobody_home_is_a_503_with_a_reason() {
         "{}",
         answer.body
     );
+}
+
+#[test]
+fn only_what_passes_its_checks_gets_work_and_the_name_resolves_all_the_while() {
+    let node = Node::start(&NodeOptions::default());
+    let slow = Whoami::start("slow", &["--ready-after", "10m"]);
+    node.apply(&format!("{BACKENDS}{}", endpoint("slow", slow.http)));
+    let vip = SocketAddr::new(node.vip("shop/web"), 8080);
+    let IpAddr::V4(address) = vip.ip() else {
+        panic!("the virtual IP is IPv4");
+    };
+    let server = node.logged_address("dns listens");
+    let resolves = || {
+        let answer = dns::ask(server, "web.shop.svc.heddle.internal").expect("DNS answers");
+        assert_eq!(answer, dns::Answer::is(address));
+    };
+    let refused = |with: &str| {
+        let what = format!("503 with {with}");
+        eventually(PATIENCE, &what, || match http::get(vip, "/id") {
+            Ok(answer) if answer.status == 503 && answer.body.contains(with) => Ok(()),
+            Ok(answer) => Err(format!("{}: {}", answer.status, answer.body)),
+            Err(error) => Err(error.to_string()),
+        });
+    };
+    let none = "shop/web has no endpoint to take this: ";
+    refused(&format!("{none}1 starting (GET /healthz: 503"));
+    resolves();
+
+    let (a, b) = (Whoami::start("a", &[]), Whoami::start("b", &[]));
+    node.apply(&format!(
+        "{}{}",
+        endpoint("a", a.http),
+        endpoint("b", b.http)
+    ));
+    node.eligible("shop/web", 2);
+    for _ in 0..30 {
+        let answer = http::get(vip, "/id").expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_ne!(answer.body.trim(), "slow", "it has not passed a check yet");
+    }
+    resolves();
+
+    let tell = |status: &str| {
+        for backend in [&a, &b] {
+            let answer = http::post(backend.http, &format!("/health?status={status}"), "");
+            assert_eq!(answer.expect("an answer").status, 200);
+        }
+    };
+    tell("500");
+    node.eligible("shop/web", 0);
+    refused(&format!("{none}1 starting, 2 unhealthy (GET /healthz: 50"));
+    resolves();
+    tell("200");
+    node.eligible("shop/web", 2);
+    assert_eq!(http::get(vip, "/id").expect("an answer").status, 200);
+    resolves();
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use support::dns;
 use support::docker::{self, Dockerd, RunOptions};
 use support::etcd::Etcd;
 use support::http;
@@ -90,6 +91,25 @@ impl Pair {
         names.sort();
         names.dedup();
         names
+    }
+
+    /// Fails unless each node's DNS has the service, and has not what nobody made.
+    #[track_caller]
+    fn resolves(&self) {
+        let IpAddr::V4(vip) = self.web().ip() else {
+            panic!("the virtual IPs are IPv4");
+        };
+        let server = SocketAddr::from(([10, 96, 0, 10], 53));
+        let expected = [dns::Answer::is(vip), dns::Answer::no_such_name()];
+        for host in &self.lan.hosts {
+            let names = [
+                "web.shop.svc.heddle.internal",
+                "nobody.shop.svc.heddle.internal",
+            ];
+            let answers =
+                names.map(|name| host.netns.enter(|| dns::ask(server, name)).expect(name));
+            assert_eq!(answers, expected);
+        }
     }
 }
 
@@ -191,6 +211,8 @@ fn an_etcd_outage_with_a_compaction_fails_no_request() {
         pause: Duration::from_millis(10),
     };
     let load = Load::start(&plan, Some(&pair.lan.hosts[0].netns));
+    pair.nodes[1].eligible("shop/web", 3);
+    pair.resolves();
     pair.etcd.stop();
     let (status, body) = eventually(PATIENCE, "the node says that the registry is lost", || {
         pair.nodes[0]
@@ -201,10 +223,12 @@ fn an_etcd_outage_with_a_compaction_fails_no_request() {
     // A local container dies meanwhile: what this node sees for itself needs no registry.
     pair.dockers[0].kill("a2");
     pair.nodes[0].eligible("shop/web", 2);
+    pair.resolves();
     let before = load.answered();
     // Three lease times of 3 s each.
     let since = std::time::Instant::now();
     eventually(Duration::from_secs(30), "three lease times pass", || {
+        pair.resolves();
         since.elapsed() > Duration::from_secs(9)
     });
     assert!(load.answered() > before + 500, "traffic went on");
@@ -233,6 +257,7 @@ fn an_etcd_outage_with_a_compaction_fails_no_request() {
         );
     }
     pair.nodes[1].eligible("shop/web", 2);
+    pair.resolves();
     assert!(
         back.elapsed() < Duration::from_secs(5),
         "converged within 5 s, not {:?}",

@@ -5,7 +5,7 @@
 //! - `wait`: until something is so, with a deadline
 //! - `netns`: network namespaces, and several hosts joined by a bridge
 //! - `docker`: a private dockerd per host, driven by the docker command; its image of our own binary in `image`
-//! - `http`: the simplest client there is, for a question and an answer
+//! - `http`: the simplest client there is, for a question and an answer; `dns`: the same for names
 //! - `whoami`: a backend as a plain process
 //! - `etcd`: a real etcd on loopback
 //! - `node`: a heddle node, driven by the command line
@@ -18,6 +18,7 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod dns;
 pub mod docker;
 pub mod etcd;
 pub mod http;
