@@ -3,7 +3,6 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::etcd::Etcd;
@@ -327,32 +326,29 @@ fn a_node_that_is_restarted_loses_nothing() {
     };
     let written = revision(&mesh);
     let (first, rest) = mesh.nodes.split_at_mut(1);
-    let (watching, done) = (&first[0], AtomicBool::new(false));
+    let watching = &first[0];
     std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            let mut looks = 0;
-            while !done.load(Ordering::Relaxed) {
-                has(watching, "shop/web", 2);
-                looks += 1;
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            looks
+        let restarting = scope.spawn(|| {
+            rest[0].stop();
+            until_node_is(watching, "n2", "restarting");
+            rest[0].launch();
+            until_node_is(watching, "n2", "alive");
+            rest[0].kill();
+            rest[0].launch();
+            until_node_is(watching, "n2", "alive");
+            // Away for longer than its lease: its containers live, as the other's checks find.
+            rest[0].kill();
+            until_node_is(watching, "n2", "orphaned");
+            rest[0].launch();
+            until_node_is(watching, "n2", "alive");
+            rest[0].eligible("shop/web", 2);
         });
-        rest[0].stop();
-        until_node_is(watching, "n2", "restarting");
-        rest[0].launch();
-        until_node_is(watching, "n2", "alive");
-        rest[0].kill();
-        rest[0].launch();
-        until_node_is(watching, "n2", "alive");
-        // Away for longer than its lease: its containers live, as the other's checks find.
-        rest[0].kill();
-        until_node_is(watching, "n2", "orphaned");
-        rest[0].launch();
-        until_node_is(watching, "n2", "alive");
-        rest[0].eligible("shop/web", 2);
-        done.store(true, Ordering::Relaxed);
-        assert!(watcher.join().expect("nothing was gone, ever") > 0);
+        // Nothing is gone, ever.
+        while !restarting.is_finished() {
+            has(watching, "shop/web", 2);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        restarting.join().expect("it comes back each time");
     });
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");
@@ -368,8 +364,8 @@ fn a_lease_that_is_revoked_under_load_costs_nothing_and_is_replaced_by_one() {
     let record = |path: &str| {
         let path = format!("/heddle/v1/{path}");
         let text = mesh.etcd.ctl(&["get", &path, "-w", "json"]);
-        let mut answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-        answer["kvs"][0].take()
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        answer["kvs"][0].clone()
     };
     let lease = || record("liveness/n2")["lease"].as_i64();
     let leases = || {
@@ -387,35 +383,26 @@ fn a_lease_that_is_revoked_under_load_costs_nothing_and_is_replaced_by_one() {
     assert!(slice["create_revision"].is_i64(), "{slice}");
     let load = mesh.load(0);
     eventually(PATIENCE, "there is load", || load.answered() > 20);
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watching = &mesh.nodes[0];
-        let done = &done;
-        let watcher = scope.spawn(move || {
-            let mut looks = 0;
-            while !done.load(Ordering::Relaxed) {
-                has(watching, "shop/web", 2);
-                looks += 1;
-                std::thread::sleep(Duration::from_millis(5));
+        let revoking = scope.spawn(|| {
+            for _ in 0..3 {
+                let revoked = lease().expect("n2 is alive");
+                mesh.etcd.revoke_lease(revoked);
+                let since = Instant::now();
+                eventually(PATIENCE, "n2 has told that it lives", || {
+                    lease().filter(|now| *now != revoked)
+                });
+                let took = since.elapsed();
+                eprintln!("{took:?} after its lease was revoked n2 has another");
+                until_node_is(watching, "n2", "alive");
             }
-            looks
         });
-        for _ in 0..3 {
-            let revoked = lease().expect("n2 is alive");
-            mesh.etcd.revoke_lease(revoked);
-            let since = Instant::now();
-            eventually(Duration::from_secs(15), "n2 has told that it lives", || {
-                let now = lease().filter(|now| *now != revoked)?;
-                (leases().contains(&now)).then_some(())
-            });
-            eprintln!(
-                "{:?} after its lease was revoked n2 has another",
-                since.elapsed()
-            );
-            until_node_is(watching, "n2", "alive");
+        while !revoking.is_finished() {
+            has(watching, "shop/web", 2);
+            std::thread::sleep(Duration::from_millis(5));
         }
-        done.store(true, Ordering::Relaxed);
-        assert!(watcher.join().expect("nothing was gone, ever") > 0);
+        revoking.join().expect("each lease is replaced");
     });
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");
