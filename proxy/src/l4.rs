@@ -69,7 +69,7 @@ impl Connection {
                     self.port.stats.connect_failures.add(1);
                     timeouts += u32::from(error.timed_out());
                     if error.unanswered() {
-                        hold_off::begin(endpoint);
+                        self.port.hold_off(endpoint);
                     }
                     let error = error.in_words();
                     tracing::debug!(%service, endpoint = %endpoint.id, error, "trying the next endpoint");

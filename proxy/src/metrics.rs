@@ -52,6 +52,11 @@ const CONNECT_FAILURES: Family = Family(
     "Connections to endpoints that could not be made.",
     &["namespace", "service"],
 );
+const HOLD_OFFS: Family = Family(
+    "heddle_endpoint_hold_offs_total",
+    "Times that an endpoint left packets unanswered and is passed over for 5 s while there is another.",
+    &["namespace", "service"],
+);
 const UNAVAILABLE: Family = Family(
     "heddle_unavailable_total",
     "Requests and connections for which no endpoint was eligible.",
@@ -72,7 +77,7 @@ const REPAIRS: Family = Family(
     "Times that the nftables table or a route of virtual IPs was put back after others changed or deleted it.",
     &["part"],
 );
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 12] = [
     REQUESTS,
     DURATION,
     ACTIVE,
@@ -80,6 +85,7 @@ const FAMILIES: [Family; 11] = [
     BYTES,
     RETRIES,
     CONNECT_FAILURES,
+    HOLD_OFFS,
     UNAVAILABLE,
     ACCEPT_ERRORS,
     UNKNOWN,
@@ -133,6 +139,7 @@ struct Sum {
     sent: u64,
     retries: [u64; RETRY_RESULTS.len()],
     connect_failures: u64,
+    hold_offs: u64,
     unavailable: u64,
 }
 
@@ -143,6 +150,7 @@ impl Sum {
         self.received += port.received.get();
         self.sent += port.sent.get();
         self.connect_failures += port.connect_failures.get();
+        self.hold_offs += port.hold_offs.get();
         self.unavailable += port.unavailable.get();
         for (sum, count) in self.retries.iter_mut().zip(&port.retries) {
             *sum += count.get();
@@ -235,6 +243,7 @@ impl Collector for Metrics {
             family(BYTES, MetricType::COUNTER, bytes),
             family(RETRIES, MetricType::COUNTER, retries),
             simple(CONNECT_FAILURES, &|sum| sum.connect_failures),
+            simple(HOLD_OFFS, &|sum| sum.hold_offs),
             simple(UNAVAILABLE, &|sum| sum.unavailable),
             family(
                 ACCEPT_ERRORS,

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use model::snapshot::PortView;
+use model::snapshot::{EndpointView, PortView};
 use model::{Name, Protocol, ServiceKey};
 
 use crate::http::Pool;
 use crate::metrics::{PortStats, RetryResult};
 use crate::options::limits;
+use crate::pick::hold_off;
 use crate::worker::Worker;
 
 /// A port's view, shared within one worker: cloning it touches no counter that another worker writes to.
@@ -109,6 +110,12 @@ impl Port {
 
     pub(crate) fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The endpoint left packets unanswered: it is passed over for a while, and that is counted.
+    pub(crate) fn hold_off(&self, endpoint: &EndpointView) {
+        self.stats.hold_offs.add(1);
+        hold_off::begin(endpoint);
     }
 
     /// The port as the newest snapshot has it; `None` when it was deleted. A comparison when nothing changed since.

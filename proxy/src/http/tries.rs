@@ -129,7 +129,7 @@ impl Tries {
                     self.port.stats.connect_failures.add(1);
                     self.timeouts += u32::from(error.timed_out());
                     if error.unanswered() {
-                        hold_off::begin(endpoint);
+                        self.port.hold_off(endpoint);
                     }
                     self.tried.add(endpoint);
                     let problem = Problem::connect(endpoint, &error.in_words());
@@ -162,7 +162,7 @@ impl Tries {
                     let problem = Problem::broken(endpoint, &in_words(&error));
                     let gone = went_unanswered(&error);
                     if gone {
-                        hold_off::begin(endpoint);
+                        self.port.hold_off(endpoint);
                     }
                     match self.stale_head(reused) {
                         Some(head) => {

@@ -93,6 +93,7 @@ pub(crate) struct PortStats {
     /// To clients.
     pub(crate) sent: Count,
     pub(crate) connect_failures: Count,
+    pub(crate) hold_offs: Count,
     /// Requests or connections for which nobody was eligible.
     pub(crate) unavailable: Count,
     pub(crate) retries: [Count; RETRY_RESULTS.len()],
@@ -108,6 +109,7 @@ impl PortStats {
             received: Count::default(),
             sent: Count::default(),
             connect_failures: Count::default(),
+            hold_offs: Count::default(),
             unavailable: Count::default(),
             retries: Default::default(),
             http: http.then(Box::default),

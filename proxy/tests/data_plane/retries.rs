@@ -263,3 +263,40 @@ async fn a_client_that_leaves_ends_the_work_on_its_endpoint() {
     .await;
     assert_eq!(mesh.in_flight("shop/web", 0), 0);
 }
+
+/// Its queue of connections is full: the kernel answers no further packet.
+fn silent() -> (socket2::Socket, Vec<std::net::TcpStream>) {
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let fill = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
+    let queue = std::iter::from_fn(fill).collect();
+    (listener, queue)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_no_packet_costs_one_time_out_and_is_then_passed_over() {
+    let (silent, _queue) = silent();
+    let silent = silent.local_addr().unwrap().as_socket().unwrap();
+    let good = Backend::http1("good").await;
+    let mut mesh = Mesh::start();
+    let all = vec![at("silent", silent), at("good", good.address)];
+    for protocol in ["http", "tcp"] {
+        let key = format!("shop/{protocol}");
+        let port = format!("protocol: {protocol}");
+        let web = mesh.service(&key, &port, "timeouts: {connect: 200ms}");
+        mesh.endpoints(&key, all.clone());
+        for _ in 0..20 {
+            assert_eq!(Http1::connect(web).await.get("/").await.status, 200);
+        }
+        let labels = format!("{{namespace=\"shop\",service=\"{protocol}\"}}");
+        let count = |name: &str| mesh.metric(&format!("{name}{labels}"));
+        // Picked in turn, it would have been tried ten times. Slow machines reach the time after which one try is due.
+        let tries = count("heddle_upstream_connect_failures_total");
+        assert!((1.0..=3.0).contains(&tries), "{tries} tries");
+        assert_eq!(count("heddle_endpoint_hold_offs_total"), tries);
+    }
+}
