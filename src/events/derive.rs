@@ -20,7 +20,7 @@ use model::name::{Name, ServiceKey};
 use model::service::Service;
 use model::{Catalog, Change, Event, EventKind, Mark, MarkTarget, Mesh, Timestamp};
 
-use super::words::{joined, spec_changes, time};
+use super::words::{joined, new_owner, spec_changes, time};
 
 /// Collects what a change tells.
 pub struct News<'a> {
@@ -166,12 +166,7 @@ fn service(before: &Catalog, key: &ServiceKey, after: Option<&Service>, news: &m
         }
         (Some(old), Some(new)) => {
             let mut parts = spec_changes(&old.spec, &new.spec);
-            if old.managed_by != new.managed_by {
-                parts.push(format!(
-                    "managed by {} (before: {})",
-                    new.managed_by, old.managed_by
-                ));
-            }
+            parts.extend(new_owner(&old.managed_by, &new.managed_by));
             if old.metadata.labels != new.metadata.labels {
                 parts.push("labels changed".to_owned());
             }

@@ -1,6 +1,7 @@
 //! Small pieces of the sentences that events are made of.
 
 use model::Timestamp;
+use model::service::ManagedBy;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,6 +17,20 @@ pub fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 /// A time to the second.
 pub fn time(at: Timestamp) -> Timestamp {
     Timestamp(at.0 - at.0.rem_euclid(1000))
+}
+
+/// `weight was 1, is 0`; nothing where both are the same.
+pub fn difference(what: &str, old: String, new: String) -> Option<String> {
+    let shown = |text: String| match text.is_empty() {
+        true => "none".to_owned(),
+        false => text,
+    };
+    (old != new).then(|| format!("{what} was {}, is {}", shown(old), shown(new)))
+}
+
+/// Who owns a resource now; nothing where that stayed.
+pub fn new_owner(old: &ManagedBy, new: &ManagedBy) -> Option<String> {
+    (old != new).then(|| format!("managed by {new} (before: {old})"))
 }
 
 /// Which fields of a record differ, one phrase each; short values are written out.

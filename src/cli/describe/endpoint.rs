@@ -2,8 +2,8 @@
 
 use model::endpoint::{Fact, Health, Lifecycle};
 
-use super::Around;
 use super::text::Page;
+use super::{Around, with};
 use crate::admin::view::EndpointItem;
 
 pub(super) fn page(endpoint: &EndpointItem, around: &Around) -> String {
@@ -69,25 +69,15 @@ fn details(page: &mut Page, endpoint: &EndpointItem, around: &Around) {
     match &endpoint.drained {
         None => page.detail("admin", "enabled"),
         Some(mark) => {
-            let reason = match mark.reason.as_str() {
-                "" => String::new(),
-                reason => format!(": {reason}"),
-            };
-            let since = around.since(mark.since);
-            page.detail(
-                "admin",
-                &format!("{} drained since {since}{reason}", mark.target),
-            );
+            let drained = format!("{} drained since {}", mark.target, around.since(mark.since));
+            page.detail("admin", &with(&drained, &mark.reason));
         }
     }
 }
 
-fn fact<T>(value: &str, fact: &Fact<T>, around: &Around) -> String {
-    let reason = match &*fact.reason {
-        "" => String::new(),
-        reason => format!(": {reason}"),
-    };
-    format!("{value} since {}{reason}", around.since(fact.since))
+pub(super) fn fact<T>(value: &str, fact: &Fact<T>, around: &Around) -> String {
+    let value = format!("{value} since {}", around.since(fact.since));
+    with(&value, &fact.reason)
 }
 
 /// Whether it gets new work from the node that was asked, and why not.

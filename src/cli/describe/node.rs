@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Around;
 use super::text::Page;
+use super::{Around, with};
 use crate::admin::ready::Readiness;
 use crate::admin::view::{EndpointItem, NodeItem};
 
@@ -20,14 +20,8 @@ pub(super) fn page(
         .map_or(String::new(), |at| format!(" since {}", around.since(at)));
     page.field("Status", &format!("{}{since}", node.status));
     if let Some(mark) = &node.drained {
-        let reason = match mark.reason.as_str() {
-            "" => String::new(),
-            reason => format!(": {reason}"),
-        };
-        page.field(
-            "Drained",
-            &format!("since {}{reason}", around.since(mark.since)),
-        );
+        let since = format!("since {}", around.since(mark.since));
+        page.field("Drained", &with(&since, &mark.reason));
     }
     if let Some(at) = node.alive_since {
         page.field("Alive since", &around.since(at));

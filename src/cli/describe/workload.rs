@@ -24,12 +24,7 @@ pub(super) fn page(report: &WorkloadReport, endpoints: &[EndpointItem], around: 
         Lifecycle::Running => "running",
         Lifecycle::Terminating => "terminating",
     };
-    let reason = match &*lifecycle.reason {
-        "" => String::new(),
-        reason => format!(": {reason}"),
-    };
-    let since = around.since(lifecycle.since);
-    page.field("Lifecycle", &format!("{state} since {since}{reason}"));
+    page.field("Lifecycle", &endpoint::fact(state, lifecycle, around));
     if let Some(health) = &workload.docker_health {
         let value = match health.value {
             Health::Unknown => "starting",

@@ -1,12 +1,14 @@
 //! What becomes of endpoints: those of a node's slice, and those made by hand.
 
+use std::sync::Arc;
+
 use model::endpoint::{
     Endpoint, EndpointId, Fact, Findings, Found, Health, Lifecycle, ManualEndpoint, Slice,
 };
 use model::name::{Name, ServiceKey};
 use model::{Catalog, EventKind, Timestamp};
 
-use super::super::words::{joined, spec_changes};
+use super::super::words::{difference, joined, new_owner, spec_changes};
 use super::{News, Subject};
 
 const ENDPOINT: EventKind = EventKind::Endpoint;
@@ -19,6 +21,19 @@ fn subject(key: &ServiceKey, node: &Name, endpoint: &Endpoint) -> Subject {
     }
 }
 
+fn place(endpoint: &Endpoint) -> (&str, &Name) {
+    (&endpoint.workload, &endpoint.port)
+}
+
+/// Slices are sorted, which their writers promise and nobody enforces: looked up, not merged.
+fn find<'a>(all: &'a [Arc<Endpoint>], wanted: &Endpoint) -> Option<&'a Endpoint> {
+    let wanted = place(wanted);
+    let found = all.binary_search_by(|e| place(e).cmp(&wanted)).ok();
+    found
+        .or_else(|| all.iter().position(|e| place(e) == wanted))
+        .map(|i| &*all[i])
+}
+
 pub(super) fn slice(
     before: &Catalog,
     key: &ServiceKey,
@@ -28,14 +43,6 @@ pub(super) fn slice(
 ) {
     let old = before.slice(key, node).map_or(&[][..], |s| &s.endpoints);
     let new = after.map_or(&[][..], |s| &s.endpoints);
-    let at = |e: &Endpoint| (e.workload.clone(), e.port.clone());
-    // Slices are sorted, which their writers promise and nobody enforces: looked up, not merged.
-    let find = |all: &[std::sync::Arc<Endpoint>], wanted: &Endpoint| {
-        let place = all.binary_search_by(|e| at(e).cmp(&at(wanted))).ok();
-        place
-            .or_else(|| all.iter().position(|e| at(e) == at(wanted)))
-            .map(|i| all[i].clone())
-    };
     for endpoint in old {
         if find(new, endpoint).is_none() {
             gone(before, key, node, endpoint, news);
@@ -69,7 +76,9 @@ pub(super) fn slice(
                 });
                 arrived(key, node, endpoint, news);
             }
-            Some(old) => turned(key, node, &old, endpoint, news),
+            // Most of a slice is as it was: that costs no texts to compare.
+            Some(old) if *old == **endpoint => {}
+            Some(old) => turned(key, node, old, endpoint, news),
         }
     }
 }
@@ -91,21 +100,16 @@ fn turned(key: &ServiceKey, node: &Name, old: &Endpoint, new: &Endpoint, news: &
             (subject(key, node, new), text)
         });
     }
-    let mut parts = Vec::new();
-    let mut differs = |what: &str, old: String, new: String| {
-        if old != new {
-            let shown = |text: String| match text.is_empty() {
-                true => "none".to_owned(),
-                false => text,
-            };
-            parts.push(format!("{what} was {}, is {}", shown(old), shown(new)));
-        }
-    };
-    differs("local address", joined(&old.local), joined(&new.local));
-    differs("remote address", joined(&old.remote), joined(&new.remote));
-    differs("weight", old.weight.to_string(), new.weight.to_string());
     let zone = |e: &Endpoint| e.zone.as_deref().unwrap_or_default().to_owned();
-    differs("zone", zone(old), zone(new));
+    let parts: Vec<String> = [
+        difference("local address", joined(&old.local), joined(&new.local)),
+        difference("remote address", joined(&old.remote), joined(&new.remote)),
+        difference("weight", old.weight.to_string(), new.weight.to_string()),
+        difference("zone", zone(old), zone(new)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if !parts.is_empty() {
         news.tell(None, ENDPOINT, "EndpointChanged", || {
             (subject(key, node, new), parts.join("; "))
@@ -225,12 +229,7 @@ pub(super) fn manual(
         }),
         (Some(old), Some(new)) => {
             let mut parts = spec_changes(&old.spec, &new.spec);
-            if old.managed_by != new.managed_by {
-                parts.push(format!(
-                    "managed by {} (before: {})",
-                    new.managed_by, old.managed_by
-                ));
-            }
+            parts.extend(new_owner(&old.managed_by, &new.managed_by));
             if old.metadata.uid != new.metadata.uid {
                 parts.push("made anew".to_owned());
             }

@@ -3,7 +3,7 @@
 use model::name::Name;
 use model::{Catalog, Liveness, Node};
 
-use super::super::words::{joined, time};
+use super::super::words::{difference, joined, time};
 use super::{NODE, News, Subject};
 
 pub(super) fn record(before: &Catalog, name: &Name, after: Option<&Node>, news: &mut News<'_>) {
@@ -21,21 +21,16 @@ pub(super) fn record(before: &Catalog, name: &Name, after: Option<&Node>, news: 
             (subject(), "its record was deleted".to_owned())
         }),
         (Some(old), Some(new)) => {
-            let mut parts = Vec::new();
-            let mut differs = |what: &str, old: String, new: String| {
-                if old != new {
-                    let shown = |text: String| match text.is_empty() {
-                        true => "none".to_owned(),
-                        false => text,
-                    };
-                    parts.push(format!("{what} was {}, is {}", shown(old), shown(new)));
-                }
-            };
-            differs("version", old.version.clone(), new.version.clone());
-            differs("address", joined(&old.addresses), joined(&new.addresses));
-            differs("routable", joined(&old.routable), joined(&new.routable));
             let zone = |node: &Node| node.zone.clone().unwrap_or_default();
-            differs("zone", zone(old), zone(new));
+            let parts: Vec<String> = [
+                difference("version", old.version.clone(), new.version.clone()),
+                difference("address", joined(&old.addresses), joined(&new.addresses)),
+                difference("routable", joined(&old.routable), joined(&new.routable)),
+                difference("zone", zone(old), zone(new)),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
             if !parts.is_empty() {
                 let at = Some(new.since).filter(|since| *since != old.since);
                 news.tell(at, NODE, "NodeChanged", || (subject(), parts.join("; ")));
