@@ -32,6 +32,7 @@ use registry::store::{EtcdOptions, EtcdStore, Op, Store, Txn, WatchEvent};
 use support::etcd::Etcd;
 use support::netns::{self, Lan};
 use support::node::{Node, NodeOptions};
+use support::wait::{eventually, eventually_async};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -227,7 +228,7 @@ async fn simulate() {
         vip_range: "10.96.0.0/16",
         ..NodeOptions::default()
     });
-    support::wait::eventually(Duration::from_secs(120), "the node has it all", || {
+    eventually(Duration::from_secs(120), "the node has it all", || {
         node.metric("heddle_services", &[]) as usize == services
     });
     meter.done("first sync of a whole node");
@@ -429,6 +430,7 @@ impl Simulation {
                 "only {there} of {} endpoints are published",
                 self.agents * self.each
             );
+            // A look at so many endpoints costs CPU time that is measured: no more than ten a second.
             let _ = tokio::time::timeout(Duration::from_millis(500), async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 seen.changed().await
@@ -481,10 +483,12 @@ impl Watches {
                 }
             });
         }
-        while ready.load(Ordering::Relaxed) < count {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        // What led up to the present drains first.
+        let patience = Duration::from_secs(120);
+        eventually_async(patience, "every watch is there", || async {
+            ready.load(Ordering::Relaxed) == count
+        })
+        .await;
+        // What led up to the present drains first: until no watch has seen anything for as long as one pause.
         let mut last = u64::MAX;
         while seen.load(Ordering::Relaxed) != last {
             last = seen.load(Ordering::Relaxed);

@@ -3,6 +3,9 @@
 //! `cargo bench --bench checks`. The endpoints are listeners of a child process, so that only the checking side counts,
 //! with the kernel's work for it.
 
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -11,22 +14,15 @@ use std::time::{Duration, Instant};
 use agent::check::{Begin, CheckKey, Checks, Probe, Schedule, Spec, Timing};
 use agent::metrics::Metrics;
 use model::Timestamp;
-use model::endpoint::{EndpointId, Fact, Health};
+use model::endpoint::{Fact, Health};
+use support::checks::{self, descriptors};
 
 const ENDPOINTS: usize = 1_000;
 const INTERVAL: Duration = Duration::from_secs(5);
 const MEASURED: Duration = Duration::from_secs(20);
 
 fn key(n: usize) -> CheckKey {
-    CheckKey {
-        service: "shop/web".parse().expect("a valid key"),
-        id: EndpointId {
-            workload: format!("{n:012x}").into(),
-            port: "http".parse().expect("a valid name"),
-            generation: "1".into(),
-        },
-        unowned: false,
-    }
+    checks::key(&format!("{n:012x}"))
 }
 
 fn spec(probe: &Probe, address: SocketAddr) -> Spec {
@@ -66,10 +62,6 @@ fn resident_kib() -> u64 {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
 fn in_time_wait() -> usize {
@@ -181,10 +173,7 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let http = Probe::Http {
-        path: "/healthz".to_owned(),
-        expect: None,
-    };
+    let http = checks::http();
     for (what, mode, probe) in [
         ("1,000 TCP checks / 5 s", "serve", Probe::Tcp),
         ("1,000 HTTP checks / 5 s", "serve", http.clone()),

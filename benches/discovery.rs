@@ -8,11 +8,9 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use registry::store::{EtcdOptions, EtcdStore, Op, Store, Txn, WatchEvent};
@@ -22,7 +20,7 @@ use support::http;
 use support::load::{Load, Plan};
 use support::netns::{Lan, Netns};
 use support::node::{Node, NodeOptions, PATIENCE};
-use support::wait::eventually;
+use support::wait::{eventually, eventually_every};
 
 const SERVICE: &str = "
 apiVersion: heddle/v1
@@ -31,6 +29,8 @@ metadata: {name: web, namespace: default}
 spec: {selector: app=web, ports: [{name: http, port: 80, targetPort: 8080, protocol: http}]}
 ";
 const LEASE_TTL: Duration = Duration::from_secs(3);
+/// The pause between two looks: how exactly a time is measured.
+const RESOLUTION: Duration = Duration::from_micros(500);
 
 fn now() -> Duration {
     SystemTime::now()
@@ -112,52 +112,18 @@ impl Etcds {
     }
 }
 
-/// Waits until a node gives no work to any endpoint of the service; when that was.
-fn out_of_rotation(socket: &Path) -> Duration {
-    let mut stream = UnixStream::connect(socket).expect("the node's socket");
-    let ask = b"GET /v1/services/default/web HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let deadline = Instant::now() + PATIENCE;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        stream.write_all(ask).expect("it listens");
-        let mut text = String::new();
-        // Answers are small: one read has the head, the rest follows at once.
-        loop {
-            let n = stream.read(&mut buffer).expect("it answers");
-            assert!(n > 0, "the node closed the connection");
-            text += &String::from_utf8_lossy(&buffer[..n]);
-            let Some((head, body)) = text.split_once("\r\n\r\n") else {
-                continue;
-            };
-            let length = head
-                .lines()
-                .find_map(|l| {
-                    l.to_ascii_lowercase()
-                        .strip_prefix("content-length: ")?
-                        .parse()
-                        .ok()
-                })
-                .unwrap_or(0usize);
-            if body.len() >= length {
-                break;
-            }
+/// Waits until a node gives no work to any endpoint of the service; when that was. Tells of the first look.
+fn out_of_rotation(node: &Node, looks: &Sender<()>) -> Duration {
+    let mut first = true;
+    eventually_every(RESOLUTION, PATIENCE, "it is out of rotation", || {
+        let answer = node.ask("/v1/services/default/web");
+        let body = answer.expect("the node answers").body;
+        if std::mem::take(&mut first) {
+            looks.send(()).expect("somebody waits for it");
         }
-        if text.replace(' ', "").contains("\"eligible\":0") {
-            return now();
-        }
-        assert!(Instant::now() < deadline, "it never left the rotation");
-        std::thread::sleep(Duration::from_micros(500));
-    }
-}
-
-/// The process of a container, as this machine numbers it.
-fn process_of(container_id: &str) -> Option<i32> {
-    let entries = std::fs::read_dir("/proc").ok()?;
-    entries.flatten().find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        groups.contains(container_id).then_some(pid)
-    })
+        body.replace(' ', "").contains("\"eligible\":0")
+    });
+    now()
 }
 
 fn main() {
@@ -174,12 +140,12 @@ fn main() {
         let node = Node::start(&NodeOptions {
             name,
             netns: Some(&host.netns),
-            etcd: Some(urls.join("\", \"")),
+            etcd: Some(urls.join(",")),
             docker: Some(&docker),
             address: Some(IpAddr::V4(host.address)),
             vip_range: "10.96.0.0/16",
             dns: "10.96.0.10:53",
-            extra: "",
+            ..NodeOptions::default()
         });
         hosts.push((node, docker));
     }
@@ -196,25 +162,21 @@ fn starts_and_kills(cluster: &Cluster, lan: &Lan, hosts: &[(Node, Dockerd)], web
     let events = hosts[0].1.events();
     for sample in 0..samples {
         let name = format!("sample-{sample}");
-        let (answered, id) = std::thread::scope(|scope| {
+        let answered = std::thread::scope(|scope| {
             let other: &Netns = &lan.hosts[1].netns;
             let asking = scope.spawn(move || {
                 other.enter(|| {
-                    let deadline = Instant::now() + PATIENCE;
-                    while !matches!(http::get(web, "/id"), Ok(a) if a.status == 200) {
-                        assert!(Instant::now() < deadline, "never an answer");
-                        std::thread::sleep(Duration::from_micros(500));
-                    }
+                    eventually_every(RESOLUTION, PATIENCE, "an answer", || http::id(web));
                     now()
                 })
             });
-            let id = hosts[0].1.run(RunOptions {
+            hosts[0].1.run(RunOptions {
                 name: &name,
                 labels: &[("app", "web")],
                 publish: &["8080"],
                 ..RunOptions::default()
             });
-            (asking.join().expect("it asks until it is answered"), id)
+            asking.join().expect("it asks until it is answered")
         });
         let event = events.next("start", Duration::from_secs(10));
         let at = Duration::from_nanos(event["timeNano"].as_u64().expect("an event has a time"));
@@ -223,19 +185,19 @@ fn starts_and_kills(cluster: &Cluster, lan: &Lan, hosts: &[(Node, Dockerd)], web
 
         hosts[1].0.eligible("default/web", 1);
         hosts[0].0.eligible("default/web", 1);
-        let pid = process_of(id.trim()).expect("the container runs");
-        let sockets = [
-            hosts[0].0.path("heddle.sock"),
-            hosts[1].0.path("heddle.sock"),
-        ];
+        let process = hosts[0].1.process(&name);
         let (at, gone) = std::thread::scope(|scope| {
-            let watching = sockets
-                .each_ref()
-                .map(|socket| scope.spawn(move || out_of_rotation(socket)));
-            std::thread::sleep(Duration::from_millis(5));
+            let (looks, looking) = mpsc::channel();
+            let watching = [0, 1].map(|host| {
+                let looks = looks.clone();
+                scope.spawn(move || out_of_rotation(&hosts[host].0, &looks))
+            });
+            for _ in 0..2 {
+                let look = looking.recv_timeout(PATIENCE);
+                look.expect("both nodes are watched before it is killed");
+            }
             let at = now();
-            // SAFETY: kill has no preconditions; the process is a container of this benchmark.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+            process.kill();
             let gone = watching.map(|w| w.join().expect("it waits until it is out"));
             (at, gone)
         });

@@ -1,32 +1,24 @@
 //! Health checks of real sockets, many at once: what hangs delays nobody, and nothing is left open.
 
+mod support;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agent::check::{Begin, CheckKey, Checks, Probe, Spec, Timing};
+use agent::check::{Begin, Checks, Probe, Spec, Timing};
 use agent::metrics::Metrics;
 use model::Timestamp;
-use model::endpoint::{EndpointId, Fact, Health};
+use model::endpoint::{Fact, Health};
+use support::checks::{descriptors, http, key};
+use support::wait::eventually_async;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn key(name: &str) -> CheckKey {
-    CheckKey {
-        service: "shop/web".parse().expect("a key"),
-        id: EndpointId {
-            workload: name.into(),
-            port: "http".parse().expect("a name"),
-            generation: "1".into(),
-        },
-        unowned: false,
-    }
-}
 
 fn spec(probe: Probe, address: SocketAddr) -> Spec {
     Spec {
@@ -38,13 +30,6 @@ fn spec(probe: Probe, address: SocketAddr) -> Spec {
             rise: 2,
             fall: 2,
         },
-    }
-}
-
-fn http() -> Probe {
-    Probe::Http {
-        path: "/healthz".to_owned(),
-        expect: None,
     }
 }
 
@@ -108,10 +93,6 @@ async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
             Err(_) => return (address, listener, filling),
         }
     }
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,16 +190,15 @@ async fn hanging_backends_delay_nobody_and_leave_nothing_open() {
     }
 
     drop(checks);
-    loop {
+    let what = format!("as few descriptors are open as before: {before}");
+    eventually_async(PATIENCE, &what, || async {
         let open = descriptors();
         // The backends' own end as the checks do; a few may be on their way.
         if open <= before + 2 {
-            break;
+            Ok(())
+        } else {
+            Err(open)
         }
-        assert!(
-            Instant::now() < deadline,
-            "{open} descriptors, {before} before"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await;
 }

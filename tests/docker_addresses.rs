@@ -12,7 +12,7 @@ use support::http;
 use support::netns::Lan;
 use support::node::PATIENCE;
 use support::shop::{LABELS, Shop, WEB};
-use support::wait::eventually;
+use support::wait::{SetAtDrop, eventually};
 
 fn addresses(endpoint: &Value, which: &str) -> Vec<SocketAddr> {
     let all = endpoint[which].as_array().expect("a list");
@@ -292,6 +292,7 @@ fn an_address_that_another_service_takes_over_gets_no_request_of_the_first() {
         let address = shop.docker.address(&first, "bridge");
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _end = SetAtDrop(&over);
             for _ in 0..4 {
                 // Kept connections and their pools on the way to the first, all the time.
                 scope.spawn(|| {
@@ -309,7 +310,6 @@ fn an_address_that_another_service_takes_over_gets_no_request_of_the_first() {
                 ..RunOptions::default()
             });
             shop.node.eligible("shop/other", 1);
-            over.store(true, Ordering::Relaxed);
         });
         assert_eq!(
             shop.docker.address(&second, "bridge"),

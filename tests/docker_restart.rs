@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::Value;
 use support::docker::Setup;
 use support::node::PATIENCE;
-use support::shop::{Shop, WEB};
+use support::shop::{Shop, web_checked};
 use support::wait::eventually;
 
 /// What `/readyz` says while Docker is away.
@@ -101,8 +101,7 @@ fn a_container_that_dies_while_docker_is_away_is_out_by_its_checks_and_then_gone
     }) else {
         return;
     };
-    let quickly = "  health: {tcp: {}, interval: 300ms}\n";
-    shop.node.apply(&format!("{WEB}{quickly}"));
+    shop.node.apply(&web_checked("{tcp: {}, interval: 300ms}"));
     shop.run("aa", &[]);
     shop.run("bb", &[]);
     let aa = shop.until_state("aa", "ready");

@@ -10,18 +10,11 @@ use support::http;
 use support::load::{Load, Plan};
 use support::netns::{self, Lan};
 use support::node::{Node, NodeOptions, PATIENCE};
-use support::wait::eventually;
+use support::shop::web_checked;
+use support::wait::{eventually, throughout};
 use support::whoami::Whoami;
 
-const WEB: &str = "
-apiVersion: heddle/v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  selector: app=web
-  ports: [{name: http, port: 80, targetPort: 8080, protocol: http}]
-  health: {http: {path: /healthz}, interval: 200ms, timeout: 1s, fall: 3, rise: 1}
-";
+const HEALTH: &str = "{http: {path: /healthz}, interval: 200ms, timeout: 1s, fall: 3, rise: 1}";
 
 /// Hosts with a node each, named n1 and so on, and one etcd between them.
 struct Mesh {
@@ -42,23 +35,16 @@ impl Mesh {
         let lan = Lan::new(count);
         let url = etcd.endpoint_at(IpAddr::V4(lan.address));
         let nodes = (lan.hosts.iter().zip(1..)).map(|(host, n)| {
-            let mut node = Node::prepare(&NodeOptions {
+            Node::start(&NodeOptions {
                 name: &format!("n{n}"),
                 netns: Some(&host.netns),
                 etcd: Some(url.clone()),
+                registry,
                 address: Some(IpAddr::V4(host.address)),
                 vip_range: "10.96.0.0/16",
                 dns: "10.96.0.10:53",
                 ..NodeOptions::default()
-            });
-            let path = node.path("heddle.toml");
-            let text = std::fs::read_to_string(&path).unwrap();
-            let section = "[registry]\n";
-            assert!(text.contains(section));
-            let text = text.replace(section, &format!("{section}{registry}\n"));
-            std::fs::write(&path, text).unwrap();
-            node.launch();
-            node
+            })
         });
         let nodes: Vec<Node> = nodes.collect();
         for node in &nodes {
@@ -78,7 +64,7 @@ impl Mesh {
 
     /// A backend on every host, registered with its node, and all of them in rotation everywhere.
     fn serve(&mut self) {
-        self.nodes[0].apply(WEB);
+        self.nodes[0].apply(&web_checked(HEALTH));
         for host in 0..self.nodes.len() {
             self.backend(host);
             let text = format!(
@@ -104,18 +90,8 @@ impl Mesh {
     /// Who answers on a host, each once, over so many requests that each of five has its turn.
     fn answering(&self, host: usize) -> Vec<String> {
         let address = SocketAddr::new(self.nodes[host].vip("shop/web"), 80);
-        let mut names: Vec<String> = self.lan.hosts[host].netns.enter(|| {
-            (0..15)
-                .map(|_| match http::get(address, "/id") {
-                    Ok(answer) if answer.status == 200 => answer.body.trim().to_owned(),
-                    Ok(answer) => format!("{}: {}", answer.status, answer.body),
-                    Err(error) => error.to_string(),
-                })
-                .collect()
-        });
-        names.sort();
-        names.dedup();
-        names
+        let netns = &self.lan.hosts[host].netns;
+        netns.enter(|| http::ids(address, 15))
     }
 
     fn load(&self, host: usize) -> Load {
@@ -344,11 +320,7 @@ fn a_node_that_is_restarted_loses_nothing() {
             rest[0].eligible("shop/web", 2);
         });
         // Nothing is gone, ever.
-        while !restarting.is_finished() {
-            has(watching, "shop/web", 2);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        restarting.join().expect("it comes back each time");
+        throughout(restarting, || has(watching, "shop/web", 2));
     });
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");
@@ -398,11 +370,7 @@ fn a_lease_that_is_revoked_under_load_costs_nothing_and_is_replaced_by_one() {
                 until_node_is(watching, "n2", "alive");
             }
         });
-        while !revoking.is_finished() {
-            has(watching, "shop/web", 2);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        revoking.join().expect("each lease is replaced");
+        throughout(revoking, || has(watching, "shop/web", 2));
     });
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");

@@ -4,10 +4,10 @@ mod support;
 
 use std::net::SocketAddr;
 
-use support::docker::{self, Dockerd, RunOptions};
+use support::docker::{RunOptions, Setup};
 use support::http;
-use support::netns::Netns;
-use support::node::{Node, NodeOptions, PATIENCE};
+use support::node::PATIENCE;
+use support::shop::Shop;
 use support::wait::eventually;
 
 fn service(name: &str, recovery: &str) -> String {
@@ -25,59 +25,37 @@ spec:
     )
 }
 
-/// A host with Docker and a node on it.
-struct Host {
-    node: Node,
-    docker: Dockerd,
-    netns: Netns,
+/// What the container's process answers to health checks from now on.
+fn set_health(host: &Shop, container: &str, status: u16) {
+    let address = SocketAddr::new(host.docker.address(container, "bridge"), 8080);
+    let answer = host
+        .netns
+        .enter(|| http::post(address, &format!("/health?status={status}"), ""))
+        .expect("the container answers");
+    assert_eq!(answer.status, 200);
 }
 
-impl Host {
-    /// What `POST /health` of the container's process says from now on.
-    fn set_health(&self, container: &str, status: u16) {
-        let address = SocketAddr::new(self.docker.address(container, "bridge"), 8080);
-        let answer = self
-            .netns
-            .enter(|| http::post(address, &format!("/health?status={status}"), ""))
-            .expect("the container answers");
-        assert_eq!(answer.status, 200);
-    }
+fn started(host: &Shop, container: &str) -> String {
+    host.docker.inspect(container)["State"]["StartedAt"].to_string()
+}
 
-    fn started(&self, container: &str) -> String {
-        self.docker.inspect(container)["State"]["StartedAt"].to_string()
-    }
-
-    #[track_caller]
-    fn until(&self, container: &str, state: &str) {
-        let what = format!("{container} is {state}");
-        eventually(PATIENCE, &what, || {
-            let all = self.node.get("endpoints");
-            let found = all.iter().find(|e| e["workloadName"] == container);
-            match found {
-                Some(endpoint) if endpoint["state"] == state => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        });
-    }
+#[track_caller]
+fn until(host: &Shop, container: &str, state: &str) {
+    let what = format!("{container} is {state}");
+    eventually(PATIENCE, &what, || {
+        let all = host.node.get("endpoints");
+        let found = all.iter().find(|e| e["workloadName"] == container);
+        match found {
+            Some(endpoint) if endpoint["state"] == state => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
 }
 
 #[test]
 fn what_stays_unhealthy_is_restarted_where_its_service_asks_for_it_and_nothing_else() {
-    if !docker::ready() {
+    let Some(host) = Shop::start(Setup::default()) else {
         return;
-    }
-    let netns = Netns::new();
-    let docker = Dockerd::start_in("one", &netns);
-    let node = Node::start(&NodeOptions {
-        netns: Some(&netns),
-        docker: Some(&docker),
-        vip_range: "10.96.0.0/16",
-        ..NodeOptions::default()
-    });
-    let host = Host {
-        node,
-        docker,
-        netns,
     };
     host.node.apply(&format!(
         "{}{}",
@@ -105,20 +83,22 @@ fn what_stays_unhealthy_is_restarted_where_its_service_asks_for_it_and_nothing_e
     );
 
     let others = ["drained", "paused", "calm"];
-    let before: Vec<String> = others.map(|name| host.started(name)).to_vec();
-    let first = host.started("aa");
+    let before: Vec<String> = others.map(|name| started(&host, name)).to_vec();
+    let first = started(&host, "aa");
     host.node.ok(&["drain", "workload", "drained"]);
     host.docker.pause("paused");
-    host.set_health("drained", 503);
-    host.set_health("calm", 503);
-    host.until("drained", "draining");
-    host.until("paused", "unhealthy");
-    host.until("calm", "unhealthy");
+    set_health(&host, "drained", 503);
+    set_health(&host, "calm", 503);
+    until(&host, "drained", "draining");
+    until(&host, "paused", "unhealthy");
+    until(&host, "calm", "unhealthy");
 
-    host.set_health("aa", 503);
-    eventually(PATIENCE, "aa is restarted", || host.started("aa") != first);
+    set_health(&host, "aa", 503);
+    eventually(PATIENCE, "aa is restarted", || {
+        started(&host, "aa") != first
+    });
     // Its new process is healthy.
-    host.until("aa", "ready");
+    until(&host, "aa", "ready");
     let restarts = |labels: &[&str]| host.node.metric("heddle_recovery_restarts_total", labels);
     eventually(PATIENCE, "the restart is counted", || {
         restarts(&[
@@ -135,6 +115,6 @@ fn what_stays_unhealthy_is_restarted_where_its_service_asks_for_it_and_nothing_e
     assert!(events.contains(why), "{events}");
 
     // They have failed for longer than it did.
-    assert_eq!(others.map(|name| host.started(name)).to_vec(), before);
+    assert_eq!(others.map(|name| started(&host, name)).to_vec(), before);
     assert_eq!(restarts(&[]), 1.0);
 }

@@ -12,17 +12,10 @@ use support::http;
 use support::load::{Load, Plan};
 use support::netns::Lan;
 use support::node::{Node, NodeOptions, PATIENCE};
+use support::shop::web_checked;
 use support::wait::eventually;
 
-const WEB: &str = "
-apiVersion: heddle/v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  selector: app=web
-  ports: [{name: http, port: 80, targetPort: 8080, protocol: http}]
-  health: {http: {path: /healthz}, interval: 500ms, timeout: 500ms, fall: 2, rise: 1}
-";
+const HEALTH: &str = "{http: {path: /healthz}, interval: 500ms, timeout: 500ms, fall: 2, rise: 1}";
 
 struct Pair {
     nodes: Vec<Node>,
@@ -51,7 +44,7 @@ impl Pair {
                 address: Some(IpAddr::V4(host.address)),
                 vip_range: "10.96.0.0/16",
                 dns: "10.96.0.10:53",
-                extra: "",
+                ..NodeOptions::default()
             }));
             dockers.push(docker);
         }
@@ -79,18 +72,8 @@ impl Pair {
     /// Who answers on a host, sorted and each once.
     fn answering(&self, host: usize, requests: usize) -> Vec<String> {
         let address = self.web();
-        let mut names: Vec<String> = self.lan.hosts[host].netns.enter(|| {
-            (0..requests)
-                .map(|_| match http::get(address, "/id") {
-                    Ok(answer) if answer.status == 200 => answer.body.trim().to_owned(),
-                    Ok(answer) => format!("{}: {}", answer.status, answer.body),
-                    Err(error) => error.to_string(),
-                })
-                .collect()
-        });
-        names.sort();
-        names.dedup();
-        names
+        let netns = &self.lan.hosts[host].netns;
+        netns.enter(|| http::ids(address, requests))
     }
 
     /// Fails unless each node's DNS has the service, and has not what nobody made.
@@ -116,7 +99,7 @@ impl Pair {
 #[test]
 fn hosts_with_colliding_container_addresses_share_a_service() {
     let Some(pair) = Pair::start() else { return };
-    pair.nodes[0].apply(WEB);
+    pair.nodes[0].apply(&web_checked(HEALTH));
     pair.run(0, "aa", &["8080"]);
     pair.run(1, "bb", &["8080"]);
     assert_eq!(
@@ -162,7 +145,7 @@ fn hosts_with_colliding_container_addresses_share_a_service() {
 #[test]
 fn a_host_that_is_cut_off_is_failed_over_and_taken_back() {
     let Some(pair) = Pair::start() else { return };
-    pair.nodes[0].apply(WEB);
+    pair.nodes[0].apply(&web_checked(HEALTH));
     pair.run(0, "aa", &["8080"]);
     pair.run(1, "bb", &["8080"]);
     pair.nodes[0].eligible("shop/web", 2);
@@ -198,7 +181,7 @@ fn an_etcd_outage_with_a_compaction_fails_no_request() {
     let Some(mut pair) = Pair::start() else {
         return;
     };
-    pair.nodes[0].apply(WEB);
+    pair.nodes[0].apply(&web_checked(HEALTH));
     pair.run(0, "aa", &["8080"]);
     pair.run(0, "a2", &["8080"]);
     pair.run(1, "bb", &["8080"]);
@@ -270,7 +253,7 @@ fn an_etcd_outage_with_a_compaction_fails_no_request() {
 #[test]
 fn a_bad_record_costs_only_itself() {
     let Some(pair) = Pair::start() else { return };
-    pair.nodes[0].apply(WEB);
+    pair.nodes[0].apply(&web_checked(HEALTH));
     pair.run(0, "aa", &["8080"]);
     pair.nodes[0].eligible("shop/web", 1);
     pair.etcd.ctl(&[
@@ -335,7 +318,7 @@ fn a_node_boots_from_its_last_snapshot_while_etcd_is_away() {
     let Some(mut pair) = Pair::start() else {
         return;
     };
-    pair.nodes[0].apply(WEB);
+    pair.nodes[0].apply(&web_checked(HEALTH));
     pair.run(0, "aa", &["8080"]);
     pair.run(1, "bb", &["8080"]);
     pair.nodes[0].eligible("shop/web", 2);
@@ -405,6 +388,6 @@ fn a_node_waits_for_an_etcd_that_is_not_there_yet() {
     eventually(PATIENCE, "the node takes up work", || {
         node.readyz().filter(|(status, _)| *status == 200)
     });
-    node.apply(WEB);
+    node.apply(&web_checked(HEALTH));
     node.vip("shop/web");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::netns::{self, Netns};
 use support::node::{Node, NodeOptions, PATIENCE};
-use support::wait::eventually;
+use support::wait::{SetAtDrop, eventually};
 use support::whoami::Whoami;
 use support::{http, missing_program, requirement};
 
@@ -119,9 +119,7 @@ spec: {{service: web, address: \"127.0.0.1\", ports: {{web: {}}}}}
     }
 
     fn ask(&self, vip: SocketAddr) -> Result<String, String> {
-        let answer = self.netns.enter(|| http::get(vip, "/id"));
-        let answer = answer.map_err(|error| error.to_string())?;
-        Ok(answer.body.trim().to_owned())
+        self.netns.enter(|| http::id(vip))
     }
 
     /// Waits until the service answers at both addresses.
@@ -203,6 +201,7 @@ fn after_a_kill_nobody_else_answers_and_a_new_start_replaces_the_table() {
     let over = AtomicBool::new(false);
     let (netns, over) = (host.netns.clone(), &over);
     std::thread::scope(|scope| {
+        let end = SetAtDrop(over);
         let asked = scope.spawn(move || {
             let mut answers = BTreeSet::new();
             netns.enter(|| {
@@ -217,7 +216,7 @@ fn after_a_kill_nobody_else_answers_and_a_new_start_replaces_the_table() {
         assert!(refused.contains("refused"), "{refused}");
         host.node.launch();
         host.answers();
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         let answers = asked.join().expect("asked");
         assert_eq!(answers, BTreeSet::from(["a".to_owned()]));
     });

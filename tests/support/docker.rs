@@ -6,7 +6,8 @@
 //! waits on a pipe that the test holds. When the test ends, is killed or drops the [`Dockerd`], the pipe
 //! closes, the first process ends, and the kernel kills all the others. The same goes for mounts (a mount
 //! namespace, with the daemon's data on a tmpfs) and for bridges and packet filters (the network namespace).
-//! Only empty control groups and a folder with a log outlive a killed test; the next run removes those.
+//! Only empty control groups and a folder with a log outlive a killed test; the next run removes those. The empty
+//! folders of the machine that a host mounts over (see `host`) are made where they are missing, and stay.
 //!
 //! Podman hosts are made the same way: its service in the daemon's place, its own containers beside it, and
 //! the docker command against its compatible socket.
@@ -199,6 +200,8 @@ impl Dockerd {
         let state = self.folder.path().join("state");
         let option = |name: &str, path: PathBuf| [name.to_owned(), path.display().to_string()];
         let mut command = self.within("dockerd");
+        // containerd leaves its stacks there when dockerd finds that it hangs.
+        command.env("TMPDIR", &state);
         command.args(option(
             "--config-file",
             self.folder.path().join("daemon.json"),

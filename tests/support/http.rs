@@ -1,8 +1,11 @@
 //! One question, one answer, one connection: HTTP/1.1 over a blocking socket. Enough to ask a backend who it
 //! is; what tests of the proxy send is their own business.
 
-use std::io::{self, Read as _, Write as _};
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// Longer than any answer on one machine takes, and short enough that a test which hangs says where.
@@ -30,6 +33,32 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
     request("GET", address, path, &[], "")
 }
 
+/// [`get`] through a Unix socket, with a time-out of its own.
+pub fn get_unix(socket: &Path, path: &str, timeout: Duration) -> io::Result<Answer> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    exchange(stream, &head)
+}
+
+/// The name of the whoami that answers; what else was answered, or why nothing was.
+pub fn id(address: SocketAddr) -> Result<String, String> {
+    match get(address, "/id") {
+        Ok(answer) if answer.status == 200 => Ok(answer.body.trim().to_owned()),
+        Ok(answer) => Err(format!("{}: {}", answer.status, answer.body)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What so many requests for [`id`] gave, failures among them: sorted, and each once.
+pub fn ids(address: SocketAddr, requests: usize) -> Vec<String> {
+    let all: BTreeSet<String> = (0..requests)
+        .map(|_| id(address).unwrap_or_else(|why| why))
+        .collect();
+    all.into_iter().collect()
+}
+
 pub fn post(address: SocketAddr, path: &str, body: &str) -> io::Result<Answer> {
     request("POST", address, path, &[], body)
 }
@@ -41,7 +70,7 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
@@ -57,7 +86,11 @@ pub fn request(
     if !body.is_empty() {
         head += &format!("content-length: {}\r\n", body.len());
     }
-    stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
+    exchange(stream, &format!("{head}\r\n{body}"))
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Answer> {
+    stream.write_all(request.as_bytes())?;
     let mut received = Vec::new();
     stream.read_to_end(&mut received)?;
     parse(&received).ok_or_else(|| {

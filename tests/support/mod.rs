@@ -8,6 +8,7 @@
 //! - `http`: the simplest client there is, for a question and an answer; `dns`: the same for names
 //! - `whoami`: a backend as a plain process
 //! - `etcd`: a real etcd on loopback
+//! - `checks`: health checks without a node
 //! - `node`: a heddle node, driven by the command line
 //! - `load`: connections that ask again and again
 //! - `shop`: a host with containers, a node and a service: what most tests of containers begin with
@@ -18,6 +19,7 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod checks;
 pub mod dns;
 pub mod docker;
 pub mod etcd;

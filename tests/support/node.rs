@@ -1,9 +1,9 @@
 //! A heddle node as its users run it: the binary, a configuration file, and the command line.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::docker::Dockerd;
+use super::http;
 use super::netns::Netns;
 use super::wait::eventually;
 
@@ -23,8 +24,10 @@ pub struct NodeOptions<'a> {
     pub name: &'a str,
     /// The host it runs on; none: the test's own.
     pub netns: Option<&'a Netns>,
-    /// An etcd's URL; none: the embedded registry.
+    /// The URLs of an etcd's members, separated by commas; none: the embedded registry.
     pub etcd: Option<String>,
+    /// More keys of `[registry]`, where there is an etcd.
+    pub registry: &'a str,
     /// The Docker that it watches; none: no containers.
     pub docker: Option<&'a Dockerd>,
     pub address: Option<IpAddr>,
@@ -42,6 +45,7 @@ impl Default for NodeOptions<'_> {
             name: "n1",
             netns: None,
             etcd: None,
+            registry: "",
             docker: None,
             address: None,
             vip_range: "",
@@ -73,8 +77,10 @@ impl Node {
         let at = |name: &str| folder.path().join(name).display().to_string();
         fs::create_dir(folder.path().join("resources")).expect("a folder for resources");
         let registry = match &options.etcd {
-            Some(url) => format!(
-                "[registry]\nbackend = \"etcd\"\nendpoints = [\"{url}\"]\nlease_ttl = \"3s\"\n"
+            Some(urls) => format!(
+                "[registry]\nbackend = \"etcd\"\nendpoints = [\"{}\"]\nlease_ttl = \"3s\"\n{}\n",
+                urls.replace(',', "\", \""),
+                options.registry
             ),
             None => String::new(),
         };
@@ -252,16 +258,26 @@ impl Node {
             .find(|w| w["name"] == name)
     }
 
-    /// `/readyz` as JSON, with its status, through the socket.
-    pub fn readyz(&self) -> Option<(u16, Value)> {
-        let (status, body) = unix_get(&self.path("heddle.sock"), "/readyz")?;
-        Some((status, serde_json::from_str(&body).ok()?))
+    /// `GET` through the socket, without a process of its own as the command line takes.
+    pub fn ask(&self, path: &str) -> io::Result<http::Answer> {
+        http::get_unix(&self.path("heddle.sock"), path, PATIENCE)
     }
 
-    /// A metric's value, summed over the series whose labels contain all of `labels`.
+    /// `/readyz` as JSON, with its status, through the socket.
+    pub fn readyz(&self) -> Option<(u16, Value)> {
+        let answer = self.ask("/readyz").ok()?;
+        Some((answer.status, serde_json::from_str(&answer.body).ok()?))
+    }
+
+    /// A metric's value, summed over the series whose labels contain all of `labels`; 0 where there is none.
+    ///
+    /// # Panics
+    /// When the node doesn't give its metrics: no answer is no 0.
+    #[track_caller]
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let (_, text) = unix_get(&self.path("heddle.sock"), "/metrics").unwrap_or_default();
-        text.lines()
+        let answer = self.ask("/metrics").expect("the node answers");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        (answer.body.lines())
             .filter(|line| {
                 let series = line.split(['{', ' ']).next();
                 series == Some(name) && labels.iter().all(|label| line.contains(label))
@@ -357,17 +373,4 @@ fn said(words: &[&str], output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn unix_get(socket: &Path, path: &str) -> Option<(u16, String)> {
-    use std::io::Read as _;
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
 }

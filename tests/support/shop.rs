@@ -20,6 +20,11 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080, protocol: http}]
 ";
 
+/// [`WEB`] with this policy of health checks.
+pub fn web_checked(health: &str) -> String {
+    format!("{WEB}  health: {health}\n")
+}
+
 /// What puts a container into `shop/web`.
 pub const LABELS: &[(&str, &str)] = &[("heddle.namespace", "shop"), ("app", "web")];
 
@@ -106,11 +111,7 @@ impl Shop {
 
     /// Who answers at an address, asked from the host.
     pub fn ask_at(&self, address: SocketAddr) -> Result<String, String> {
-        match self.netns.enter(|| http::get(address, "/id")) {
-            Ok(answer) if answer.status == 200 => Ok(answer.body.trim().to_owned()),
-            Ok(answer) => Err(format!("{}: {}", answer.status, answer.body)),
-            Err(error) => Err(error.to_string()),
-        }
+        self.netns.enter(|| http::id(address))
     }
 
     /// The endpoint of a container, by the container's name.

@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 /// The pause between two looks.
@@ -42,7 +44,17 @@ impl<T, E: Debug> Finding for Result<T, E> {
 /// With `what` and the last state when nothing is found by the deadline. `look` is called at least once, and
 /// once more after the deadline, so that a machine that stood still does not fail a test.
 #[track_caller]
-pub fn eventually<F: Finding>(
+pub fn eventually<F: Finding>(deadline: Duration, what: &str, look: impl FnMut() -> F) -> F::Value {
+    eventually_every(POLL, deadline, what, look)
+}
+
+/// [`eventually`] with another pause between two looks: how exactly is known when it was found.
+///
+/// # Panics
+/// As [`eventually`].
+#[track_caller]
+pub fn eventually_every<F: Finding>(
+    pause: Duration,
     deadline: Duration,
     what: &str,
     mut look: impl FnMut() -> F,
@@ -53,7 +65,7 @@ pub fn eventually<F: Finding>(
         match look().found() {
             Ok(value) => return value,
             Err(state) if late => panic!("not within {deadline:?}: {what}; last seen: {state}"),
-            Err(_) => std::thread::sleep(POLL),
+            Err(_) => std::thread::sleep(pause),
         }
     }
 }
@@ -86,5 +98,33 @@ where
                 Err(_) => tokio::time::sleep(POLL).await,
             }
         }
+    }
+}
+
+/// Looks every few milliseconds for as long as `work` goes on, and once more when it is over; what came of the work. The
+/// pauses pace the looks and wait for nothing: the work ends by itself, within the deadlines of its own waits.
+///
+/// # Panics
+/// When `look` or the work does.
+pub fn throughout<T>(work: ScopedJoinHandle<'_, T>, mut look: impl FnMut()) -> T {
+    loop {
+        let over = work.is_finished();
+        look();
+        if over {
+            return work
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Sets a flag when it is dropped. Threads of a scope that go on until then end with a test that fails meanwhile, too: the
+/// scope waits for them before it passes the failure on.
+pub struct SetAtDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

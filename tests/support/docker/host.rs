@@ -1,13 +1,13 @@
 //! The namespaces that a Docker host lives in, its control groups, and the processes in it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
+use crate::support::http;
 use crate::support::leftovers;
 use crate::support::netns::Netns;
 
@@ -72,19 +72,10 @@ pub(super) fn signal(pid: i32, signal: i32) {
 
 /// Asks the daemon whether it is there.
 pub(super) fn ping(socket: &Path) -> Result<(), String> {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = ask().map_err(|error| error.to_string())?;
-    if answer.split(' ').nth(1) == Some("200") {
-        Ok(())
-    } else {
-        Err(answer)
+    let answer = http::get_unix(socket, "/_ping", Duration::from_secs(2));
+    match answer.map_err(|error| error.to_string())? {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(format!("{answer:?}")),
     }
 }
 

@@ -194,16 +194,6 @@ impl Cluster {
         }
     }
 
-    /// Stops all members in their tracks (SIGSTOP).
-    pub fn pause_all(&self) {
-        self.members.iter().for_each(Etcd::pause);
-    }
-
-    /// Lets them go on after [`Cluster::pause_all`].
-    pub fn resume_all(&self) {
-        self.members.iter().for_each(Etcd::resume);
-    }
-
     /// Forgets the history before `revision`.
     pub fn compact(&self, revision: i64) {
         self.members[0].compact(revision);
