@@ -61,7 +61,7 @@ fn a_new_name_is_followed_and_costs_no_request() {
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| {
             shop.netns
-                .enter(|| http::get(web, "/slow-body?chunks=20&ms=100"))
+                .enter(|| http::get(web, "/slow-body?chunks=60&ms=100"))
         });
         eventually(PATIENCE, "the request is under way", || {
             shop.endpoint("aa")
@@ -73,7 +73,7 @@ fn a_new_name_is_followed_and_costs_no_request() {
         assert!(shop.endpoint("aa").is_none());
         assert_eq!(after["inFlight"], 1, "the same request, on its way still");
         let answer = slow.join().expect("no panic").expect("an answer");
-        assert!(answer.body.contains("20 of 20"), "{}", answer.body);
+        assert!(answer.body.contains("60 of 60"), "{}", answer.body);
     });
     shop.until_told("zz", "selected by `app=web`");
 }

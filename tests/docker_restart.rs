@@ -127,15 +127,22 @@ fn a_docker_that_hangs_costs_nothing_and_is_followed_when_it_goes_on() {
         return;
     };
     shop.run("aa", &[]);
-    shop.until_state("aa", "ready");
+    shop.run("bb", &[]);
+    let aa = shop.until_state("aa", "ready");
+    shop.until_state("bb", "ready");
+    let process = shop.docker.process("bb");
     shop.docker.freeze_daemon();
+    // Docker says nothing of it; the checks do.
+    process.kill();
+    shop.until_state("bb", "unhealthy");
     for _ in 0..20 {
         assert_eq!(shop.ask().as_deref(), Ok("aa"));
     }
     shop.docker.thaw_daemon();
-    shop.run("bb", &[]);
-    shop.until_state("bb", "ready");
-    shop.until_state("aa", "ready");
+    until_only_ready(&shop, &["aa"]);
+    shop.run("cc", &[]);
+    shop.until_state("cc", "ready");
+    assert_eq!(shop.until_state("aa", "ready")["id"], aa["id"]);
 }
 
 #[test]
