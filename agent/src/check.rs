@@ -134,5 +134,17 @@ pub fn plan(
     })
 }
 
+/// The same where Docker can't be asked: a TCP connect stands in for a HEALTHCHECK.
+pub fn plan_without_docker(policy: Option<&HealthPolicy>, addresses: &[SocketAddr]) -> Plan {
+    let policy = policy.map(|policy| match policy {
+        HealthPolicy::Disabled => HealthPolicy::Disabled,
+        HealthPolicy::Check(check) => HealthPolicy::Check(HealthCheck {
+            docker: None,
+            ..check.clone()
+        }),
+    });
+    plan(policy.as_ref(), None, "", addresses)
+}
+
 #[cfg(test)]
 mod tests;

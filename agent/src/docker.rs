@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::local::Local;
 use crate::metrics::Metrics;
 use room::Room;
+pub(crate) use session::dial;
 use session::{Ended, Session};
 
 /// Events of this long before a connection are replayed: a stop that is under way is longer than that only if somebody asked

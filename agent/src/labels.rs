@@ -287,18 +287,5 @@ fn unknown(key: &str) -> String {
 
 /// The start of a text that came from outside, without anything that could break a line or a terminal.
 pub(crate) fn shown(text: &str) -> String {
-    let mut rest = text.chars();
-    let mut shown: String = rest
-        .by_ref()
-        .take(SHOWN_CHARS)
-        .flat_map(|c| {
-            let plain = (!c.is_control()).then_some(c);
-            let escaped = c.is_control().then(|| c.escape_default());
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect();
-    if rest.next().is_some() {
-        shown.push('…');
-    }
-    shown
+    model::name::clipped(text, SHOWN_CHARS)
 }

@@ -235,6 +235,7 @@ impl Reconciler {
             }
         }
         self.follow_up(touched, labelled);
+        self.count_workloads();
         for key in put {
             self.complain(&key);
         }
@@ -278,6 +279,10 @@ impl Reconciler {
         for key in &labelled {
             self.write_label_service(key);
         }
+    }
+
+    /// Looks at all workloads: only when one of them, or what selects one, has changed.
+    fn count_workloads(&self) {
         let counts = lock(&self.workloads).counts();
         for (state, count) in counts {
             self.metrics

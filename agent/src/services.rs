@@ -86,6 +86,12 @@ impl ServiceWriter {
         }
     }
 
+    /// Whether there is something to do about a service, or was and it was refused.
+    pub fn knows(&self, service: &ServiceKey) -> bool {
+        let state = self.lock();
+        state.work.contains_key(service) || state.refused.contains_key(service)
+    }
+
     /// Why what labels ask for is not written.
     pub fn refusal(&self, service: &ServiceKey) -> Option<String> {
         let state = self.lock();

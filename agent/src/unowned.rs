@@ -19,7 +19,6 @@ use model::catalog::Catalog;
 use model::endpoint::{EndpointId, Fact, Findings, Found, Health};
 use model::membership::NodeState;
 use model::name::{Name, ServiceKey};
-use model::service::HealthPolicy;
 use model::snapshot::{EndpointView, Finding, ServiceView, Snapshot};
 
 use crate::check::{self, Begin, CheckKey, Checks, Plan};
@@ -82,30 +81,34 @@ impl Unowned {
             now,
             withdrawn: Vec::new(),
         };
-        let mut gone = std::mem::take(&mut self.services);
+        let mut there = 0;
         let views = snapshot
             .unowned
             .iter()
             .filter_map(|service| snapshot.service(service));
         for view in views {
-            let looked = match gone.remove(&view.key) {
-                Some(looked) if Arc::ptr_eq(&looked.view, view) => looked,
-                before => Looked {
-                    checked: self.look(
-                        view,
-                        before.map_or_else(HashMap::new, |b| b.checked),
-                        &mut look,
-                    ),
-                    view: view.clone(),
-                    wished: None,
-                    turned: true,
-                },
+            there += 1;
+            let before = self.services.get_mut(&view.key);
+            if before.as_ref().is_some_and(|b| Arc::ptr_eq(&b.view, view)) {
+                continue;
+            }
+            let before = before.map_or_else(HashMap::new, |b| std::mem::take(&mut b.checked));
+            let looked = Looked {
+                checked: self.look(view, before, &mut look),
+                view: view.clone(),
+                wished: None,
+                turned: true,
             };
             self.services.insert(view.key.clone(), looked);
         }
-        for (service, looked) in gone {
-            for (id, known) in looked.checked {
-                look.end(&service, id, &known);
+        if self.services.len() > there {
+            let is_gone = |key: &ServiceKey, _: &mut Looked| {
+                !snapshot.unowned.contains(key) || snapshot.service(key).is_none()
+            };
+            for (service, looked) in self.services.extract_if(is_gone) {
+                for (id, known) in looked.checked {
+                    look.end(&service, id, &known);
+                }
             }
         }
         look.withdrawn
@@ -124,9 +127,8 @@ impl Unowned {
                 continue;
             }
             let key = unowned(&view.key, &endpoint.id);
-            let policy = view.service.spec.health.as_ref().map(reachable);
-            // There is no HEALTHCHECK to look at from here, so Docker's word is replaced by a TCP connect.
-            let Plan::Active(spec) = check::plan(policy.as_ref(), None, "", endpoint.addresses())
+            let policy = view.service.spec.health.as_ref();
+            let Plan::Active(spec) = check::plan_without_docker(policy, endpoint.addresses())
             else {
                 continue;
             };
@@ -293,17 +295,5 @@ fn unowned(service: &ServiceKey, id: &EndpointId) -> CheckKey {
         service: service.clone(),
         id: id.clone(),
         unowned: true,
-    }
-}
-
-/// The policy without what only the endpoint's own node can see.
-fn reachable(policy: &HealthPolicy) -> HealthPolicy {
-    match policy {
-        HealthPolicy::Disabled => HealthPolicy::Disabled,
-        HealthPolicy::Check(check) => {
-            let mut check = check.clone();
-            check.docker = None;
-            HealthPolicy::Check(check)
-        }
     }
 }

@@ -79,9 +79,9 @@ impl Checks {
         let (now, clock) = (self.now(), Timestamp::now());
         let heard = self.heard.entry(key).or_insert_with(|| Heard::new(known));
         heard.hear(value, reason, now, clock);
-        let fact = heard.fact().clone();
-        self.heard_at = self.heard.values().filter_map(Heard::due).min();
-        fact
+        // Too early, where another word moved the first of them, costs one look.
+        self.heard_at = self.heard_at.into_iter().chain(heard.due()).min();
+        heard.fact().clone()
     }
 
     /// Believes what was told for long enough.

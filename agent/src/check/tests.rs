@@ -1,6 +1,6 @@
 //! # Layout
 //! - here: what tests share, and how a policy becomes a plan
-//! - `machine`, `schedule`: simulations without I/O
+//! - `heard`, `machine`, `schedule`: simulations without I/O
 //! - `probe`: real sockets
 
 mod heard;

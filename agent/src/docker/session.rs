@@ -262,20 +262,16 @@ impl<'a> Session<'a> {
 }
 
 async fn connect(socket: &str) -> Result<Docker, SessionError> {
-    let seconds = CALL_TIMEOUT.as_secs();
-    let failed = |source| SessionError::Connect {
-        socket: socket.to_owned(),
-        source,
-    };
-    let docker = if socket.starts_with("unix://") || socket.starts_with('/') {
-        Docker::connect_with_unix(socket, seconds, API_DEFAULT_VERSION)
-    } else if socket.starts_with("http://") || socket.starts_with("tcp://") {
-        Docker::connect_with_http(socket, seconds, API_DEFAULT_VERSION)
-    } else {
+    let schemes = ["unix://", "/", "http://", "tcp://"];
+    if !schemes.iter().any(|scheme| socket.starts_with(scheme)) {
         return Err(SessionError::Socket(socket.to_owned()));
-    };
-    let docker = docker.map_err(failed)?;
-    let docker = docker.negotiate_version().await.map_err(failed)?;
+    }
+    let docker = dial(socket, CALL_TIMEOUT)
+        .await
+        .map_err(|source| SessionError::Connect {
+            socket: socket.to_owned(),
+            source,
+        })?;
     let version = docker.client_version();
     let (major, minor) = (version.major_version, version.minor_version);
     if (major, minor) < OLDEST_API {
@@ -286,6 +282,20 @@ async fn connect(socket: &str) -> Result<Docker, SessionError> {
         });
     }
     Ok(docker)
+}
+
+/// A client whose calls end after `timeout`, in the newest version of the API that both sides speak.
+pub(crate) async fn dial(
+    socket: &str,
+    timeout: Duration,
+) -> Result<Docker, bollard::errors::Error> {
+    let seconds = timeout.as_secs();
+    let docker = if socket.starts_with("unix://") || socket.starts_with('/') {
+        Docker::connect_with_unix(socket, seconds, API_DEFAULT_VERSION)?
+    } else {
+        Docker::connect_with_http(socket, seconds, API_DEFAULT_VERSION)?
+    };
+    docker.negotiate_version().await
 }
 
 async fn call<T>(

@@ -19,6 +19,20 @@ pub(super) fn at(millis: i64) -> Timestamp {
     Timestamp(T0 + millis)
 }
 
+fn changed(n: u8, millis: i64) -> Hint {
+    Hint::Changed {
+        id: id(n),
+        at: at(millis),
+    }
+}
+
+fn ended(n: u8, millis: i64) -> Hint {
+    Hint::Ended {
+        id: id(n),
+        at: at(millis),
+    }
+}
+
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
@@ -279,13 +293,7 @@ fn a_container_that_ignores_the_signal_is_restored_after_its_stop_time_out() {
     assert_eq!(room.next_deadline(), Some(at(17_000)));
     assert_eq!(room.restore(at(16_999)), []);
     // An inspection meanwhile says that it runs, which is no news.
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(3000),
-        },
-        at(3000),
-    );
+    room.hear(changed(1, 3000), at(3000));
     assert_eq!(inspect_all(&mut room, at(3001)), []);
     let messages = room.restore(at(17_000));
     let [Message::Happened(event), rest @ ..] = &messages[..] else {
@@ -339,13 +347,7 @@ fn lack_of_memory_is_told_once_and_takes_nothing_out() {
         ("a process in it was killed for lack of memory", at(2000))
     );
     assert_eq!(room.hear(killed(), at(3000)), [], "replayed");
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(4000),
-        },
-        at(4000),
-    );
+    room.hear(changed(1, 4000), at(4000));
     assert_eq!(inspect_all(&mut room, at(4001)), [], "the reason stays");
     let of_another_run = Hint::OutOfMemory {
         id: id(1),
@@ -357,26 +359,14 @@ fn lack_of_memory_is_told_once_and_takes_nothing_out() {
 #[test]
 fn an_update_that_changes_nothing_heddle_knows_is_no_news() {
     let mut room = room(1);
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(2000),
-        },
-        at(2000),
-    );
+    room.hear(changed(1, 2000), at(2000));
     assert_eq!(inspect_all(&mut room, at(2001)), []);
 }
 
 #[test]
 fn a_new_name_is_told_under_the_same_generation() {
     let mut room = room(1);
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(2000),
-        },
-        at(2000),
-    );
+    room.hear(changed(1, 2000), at(2000));
     let (whole, tick) = room.next().expect("a question");
     let before = running(1, json!({})).local.workload.generation;
     let renamed = running(1, json!({"Name": "/other"}));
@@ -392,26 +382,14 @@ fn a_new_name_is_told_under_the_same_generation() {
 fn a_stop_that_began_before_the_container_was_known_is_seen() {
     let mut room = Room::new();
     room.hear(signalled(1, 15, 500), at(900));
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(900),
-        },
-        at(900),
-    );
+    room.hear(changed(1, 900), at(900));
     assert_eq!(
         lifecycle(&inspect_all(&mut room, at(1000))),
         Some(Lifecycle::Terminating)
     );
     let mut room = Room::new();
     room.hear(signalled(1, 15, -500), at(900));
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(900),
-        },
-        at(900),
-    );
+    room.hear(changed(1, 900), at(900));
     let messages = inspect_all(&mut room, at(1000));
     assert_eq!(
         lifecycle(&messages),
@@ -443,10 +421,7 @@ fn an_end_before_its_start_is_asked_about_and_changes_nothing_by_itself() {
             signal: 9,
             at: at(-20),
         },
-        Hint::Ended {
-            id: id(1),
-            at: at(-10),
-        },
+        ended(1, -10),
     ] {
         assert_eq!(room.hear(hint, at(-10)), []);
         assert_eq!(room.next().map(|(whole, _)| whole), Some(id(1)));
@@ -462,34 +437,16 @@ fn an_end_before_its_start_is_asked_about_and_changes_nothing_by_itself() {
 #[test]
 fn an_end_takes_it_away_without_a_question() {
     let mut room = room(1);
-    let gone = room.hear(
-        Hint::Ended {
-            id: id(1),
-            at: at(2000),
-        },
-        at(2000),
-    );
+    let gone = room.hear(ended(1, 2000), at(2000));
     assert_eq!(gone, [Message::Gone("010101010101".into())]);
 }
 
 #[test]
 fn an_inspection_that_an_end_overtook_is_dropped() {
     let mut room = room(1);
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(2000),
-        },
-        at(2000),
-    );
+    room.hear(changed(1, 2000), at(2000));
     let (whole, tick) = room.next().expect("a question");
-    room.hear(
-        Hint::Ended {
-            id: id(1),
-            at: at(2001),
-        },
-        at(2001),
-    );
+    room.hear(ended(1, 2001), at(2001));
     assert_eq!(
         room.inspected(&whole, tick, Some(running(1, json!({}))), at(2002)),
         []
@@ -501,23 +458,11 @@ fn an_inspection_that_an_end_overtook_is_dropped() {
 fn events_during_an_inspection_ask_once_more() {
     let mut room = room(1);
     for _ in 0..5 {
-        room.hear(
-            Hint::Changed {
-                id: id(1),
-                at: at(2000),
-            },
-            at(2000),
-        );
+        room.hear(changed(1, 2000), at(2000));
     }
     let (whole, tick) = room.next().expect("a question");
     assert_eq!(room.next(), None, "one at a time for each container");
-    room.hear(
-        Hint::Changed {
-            id: id(1),
-            at: at(2001),
-        },
-        at(2001),
-    );
+    room.hear(changed(1, 2001), at(2001));
     let renamed = running(1, json!({"Name": "/old"}));
     assert_eq!(
         room.inspected(&whole, tick, Some(renamed), at(2002)),
@@ -531,13 +476,7 @@ fn events_during_an_inspection_ask_once_more() {
 fn a_listing_removes_what_is_gone_but_not_what_came_since() {
     let mut room = room(2);
     let tick = room.list_begins();
-    room.hear(
-        Hint::Changed {
-            id: id(3),
-            at: at(2000),
-        },
-        at(2000),
-    );
+    room.hear(changed(3, 2000), at(2000));
     inspect_all(&mut room, at(2000));
     let messages = room.listed(vec![id(2)], tick);
     assert_eq!(messages, [Message::Gone("010101010101".into())]);
@@ -583,26 +522,14 @@ fn an_empty_host_is_listed_too() {
 #[test]
 fn what_shares_a_network_is_looked_at_again_when_its_owner_changes() {
     let mut room = room(1);
-    room.hear(
-        Hint::Changed {
-            id: id(2),
-            at: at(2000),
-        },
-        at(2000),
-    );
+    room.hear(changed(2, 2000), at(2000));
     let (whole, tick) = room.next().expect("a question");
     let sharing = Inspected {
         joined: Some(id(1)),
         ..running(2, json!({}))
     };
     room.inspected(&whole, tick, Some(sharing), at(2000));
-    room.hear(
-        Hint::Ended {
-            id: id(1),
-            at: at(3000),
-        },
-        at(3000),
-    );
+    room.hear(ended(1, 3000), at(3000));
     assert_eq!(room.next().map(|(whole, _)| whole), Some(id(2)));
 }
 
@@ -612,10 +539,7 @@ fn events_are_read_by_what_they_mean() {
         let event = json!({"Type": typ, "Action": action, "Actor": {"ID": id(1), "Attributes": attributes}, "time": T0 / 1000, "timeNano": T0 * 1_000_000});
         super::event::read(serde_json::from_value(event).expect("an event"))
     };
-    let changed = Some(Hint::Changed {
-        id: id(1),
-        at: at(0),
-    });
+    let changed = Some(changed(1, 0));
     assert_eq!(read("container", "start", json!({})), changed);
     assert_eq!(
         read("container", "health_status: unhealthy", json!({})),

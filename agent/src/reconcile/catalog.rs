@@ -29,16 +29,21 @@ impl Reconciler {
         let mut touched = BTreeSet::new();
         let mut labelled = BTreeSet::new();
         let mut observed = BTreeSet::new();
+        let (mut registered, mut others) = (false, false);
         for change in batches.iter().flat_map(|batch| batch.iter()) {
             match change {
                 Change::Service(key, _) => {
                     if self.take_service(key) {
                         touched.insert(key.clone());
                     }
-                    labelled.insert(key.clone());
+                    if self.may_write(key) {
+                        labelled.insert(key.clone());
+                    }
                 }
                 Change::Slice(key, node, slice) => {
-                    labelled.insert(key.clone());
+                    if self.may_write(key) {
+                        labelled.insert(key.clone());
+                    }
                     if *node == self.node {
                         // One that this node doesn't hold came back with a backup of the registry.
                         if slice.is_some() && !self.held.contains_key(key) {
@@ -51,6 +56,7 @@ impl Reconciler {
                 Change::Registration(node, id, _) => {
                     if *node == self.node {
                         self.take_registration(id, &mut touched, &mut labelled);
+                        registered = true;
                     }
                     continue;
                 }
@@ -64,13 +70,20 @@ impl Reconciler {
                 | Change::Liveness(..) => {}
                 Change::Vip(..) | Change::Mark(..) => continue,
             }
+            others = true;
+        }
+        if others {
             self.look_at_unowned();
         }
         for key in observed {
             self.observe(&key);
             self.forget_told(&key);
         }
+        let counts_differ = registered || !touched.is_empty();
         self.follow_up(touched, labelled);
+        if counts_differ {
+            self.count_workloads();
+        }
     }
 
     /// Looks at everything, whatever was told of changes.
@@ -83,14 +96,19 @@ impl Reconciler {
         for key in &touched {
             self.observe(key);
         }
-        let mut services: BTreeSet<ServiceKey> = self.catalog.services.keys().cloned().collect();
-        services.extend(lock(&self.workloads).selection.services().cloned());
-        for key in &services {
+        let catalog = self.catalog.clone();
+        let gone: Vec<ServiceKey> = lock(&self.workloads)
+            .selection
+            .services()
+            .filter(|key| !catalog.services.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in gone.iter().chain(catalog.services.keys()) {
             if self.take_service(key) {
                 touched.insert(key.clone());
             }
         }
-        let (catalog, node) = (&self.catalog, &self.node);
+        let node = &self.node;
         self.own_told
             .retain(|key, told| told.is_some() || catalog.slice(key, node).is_some());
         let mut labelled = BTreeSet::new();
@@ -113,6 +131,7 @@ impl Reconciler {
         }
         labelled.extend(lock(&self.workloads).table.services().cloned());
         self.follow_up(touched, labelled);
+        self.count_workloads();
         self.follow_unowned();
         self.sweep(Timestamp::now());
     }

@@ -221,15 +221,11 @@ impl Reconciler {
 
     fn publish(&mut self, service: &ServiceKey, pace: Pace) {
         let slice = self.held.get(service).map(|held| {
-            let mut endpoints: Vec<Arc<Endpoint>> =
-                held.endpoints.values().map(|(e, _)| e.clone()).collect();
-            endpoints.sort_by(|a, b| {
-                (&a.workload, &a.port, &a.generation).cmp(&(&b.workload, &b.port, &b.generation))
-            });
             Arc::new(Slice {
                 service: service.clone(),
                 node: self.node.clone(),
-                endpoints,
+                // In the order of their ids, which is that of a slice.
+                endpoints: held.endpoints().cloned().collect(),
             })
         });
         self.tell_own(service, slice.as_ref());
@@ -310,13 +306,5 @@ fn plan_unseen(policy: Option<&HealthPolicy>, endpoint: &Endpoint) -> Plan {
     if by_docker && (known.value != Health::Passing || ends) {
         return Plan::Docker(known.value, known.reason.clone());
     }
-    let policy = policy.map(|policy| match policy {
-        HealthPolicy::Disabled => HealthPolicy::Disabled,
-        HealthPolicy::Check(check) => {
-            let mut check = check.clone();
-            check.docker = None;
-            HealthPolicy::Check(check)
-        }
-    });
-    check::plan(policy.as_ref(), None, "", &endpoint.local)
+    check::plan_without_docker(policy, &endpoint.local)
 }

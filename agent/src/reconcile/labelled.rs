@@ -18,6 +18,11 @@ use crate::services::Work;
 const MAX_SETTLE: Duration = Duration::from_secs(60);
 
 impl Reconciler {
+    /// Whether [`Reconciler::write_label_service`] has anything to do: not for nearly all services of other nodes.
+    pub(super) fn may_write(&self, key: &ServiceKey) -> bool {
+        lock(&self.workloads).table.asks_for(key) || self.writer.knows(key)
+    }
+
     pub(super) fn write_label_service(&self, key: &ServiceKey) {
         let shared = lock(&self.workloads);
         if !shared.table.asks_for(key) {

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use bollard::{API_DEFAULT_VERSION, Docker};
-
+use crate::docker::dial;
 use crate::local::short;
 
 /// For a restart: a container may take its stop time-out to end.
@@ -34,12 +33,13 @@ impl RestartError {
 /// Restarts a container as `docker restart` does.
 pub(crate) async fn restart(socket: &str, id: &str) -> Result<(), RestartError> {
     let restarted = async {
-        let docker = connect(socket)
-            .await
-            .map_err(|source| RestartError::Connect {
-                socket: socket.to_owned(),
-                source,
-            })?;
+        let docker =
+            dial(socket, RESTART_TIMEOUT)
+                .await
+                .map_err(|source| RestartError::Connect {
+                    socket: socket.to_owned(),
+                    source,
+                })?;
         docker
             .restart_container(id, None)
             .await
@@ -49,16 +49,6 @@ pub(crate) async fn restart(socket: &str, id: &str) -> Result<(), RestartError> 
         Ok(result) => result,
         Err(_) => Err(RestartError::Timeout),
     }
-}
-
-async fn connect(socket: &str) -> Result<Docker, bollard::errors::Error> {
-    let seconds = RESTART_TIMEOUT.as_secs();
-    let docker = if socket.starts_with("unix://") || socket.starts_with('/') {
-        Docker::connect_with_unix(socket, seconds, API_DEFAULT_VERSION)?
-    } else {
-        Docker::connect_with_http(socket, seconds, API_DEFAULT_VERSION)?
-    };
-    docker.negotiate_version().await
 }
 
 /// The short id of the container that this process runs in, which it must not restart; `None` on the host.

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::catalog::Change;
-use model::endpoint::{Endpoint, EndpointId, Lifecycle, Slice};
+use model::endpoint::{Endpoint, EndpointId, Lifecycle, ManualEndpoint, Slice};
 use model::manifest::{self, Manifest};
 use model::membership::{Membership, MembershipOptions};
 use model::node::{Liveness, Node, ORPHANS};
@@ -53,6 +53,29 @@ fn node(text: &str) -> Change {
     )
 }
 
+fn applied(yaml: &str) -> Vec<Change> {
+    let manifests = manifest::parse(yaml).expect("good").into_iter();
+    let changes = manifests.map(|m| match m {
+        Manifest::Service(m) => Change::Service(
+            m.metadata.key(),
+            Some(Arc::new(Service {
+                metadata: m.metadata,
+                managed_by: ManagedBy::Apply,
+                spec: m.spec,
+            })),
+        ),
+        Manifest::Endpoint(m) => Change::Endpoint(
+            m.metadata.key(),
+            Some(Arc::new(ManualEndpoint {
+                metadata: m.metadata,
+                managed_by: ManagedBy::Apply,
+                spec: m.spec,
+            })),
+        ),
+    });
+    changes.collect()
+}
+
 fn service(text: &str, health: &str) -> Change {
     let k = key(text);
     let yaml = format!(
@@ -60,17 +83,7 @@ fn service(text: &str, health: &str) -> Change {
          spec: {{selector: app=x, ports: [{{name: http, port: 80}}]{health}}}\n",
         k.name, k.namespace
     );
-    let Manifest::Service(m) = manifest::parse(&yaml).expect("good").remove(0) else {
-        panic!("a service")
-    };
-    Change::Service(
-        k,
-        Some(Arc::new(Service {
-            metadata: m.metadata,
-            managed_by: ManagedBy::Apply,
-            spec: m.spec,
-        })),
-    )
+    applied(&yaml).remove(0)
 }
 
 fn endpoint(workload: &str, health: Health, reachable: bool) -> Endpoint {
@@ -316,28 +329,7 @@ fn by_hand(service: &str) -> Vec<Change> {
         k.name,
         ns = k.namespace
     );
-    let changes = manifest::parse(&yaml)
-        .expect("good")
-        .into_iter()
-        .map(|m| match m {
-            Manifest::Service(m) => Change::Service(
-                k.clone(),
-                Some(Arc::new(Service {
-                    metadata: m.metadata,
-                    managed_by: ManagedBy::Apply,
-                    spec: m.spec,
-                })),
-            ),
-            Manifest::Endpoint(m) => Change::Endpoint(
-                m.metadata.key(),
-                Some(Arc::new(model::endpoint::ManualEndpoint {
-                    metadata: m.metadata,
-                    managed_by: ManagedBy::Apply,
-                    spec: m.spec,
-                })),
-            ),
-        });
-    changes.collect()
+    applied(&yaml)
 }
 
 impl World {

@@ -308,16 +308,22 @@ async fn labels_alone_make_a_service_with_a_vip() {
     running.stop().await;
 }
 
+/// An agent that looks all the time for services of labels that are unused for longer than `grace`.
+fn sweeping(world: &World, docker: Option<String>, grace: Duration) -> world::Running {
+    world.agent_with(agent::Options {
+        rescan: Duration::from_millis(20),
+        label_service_grace: grace,
+        ..world.options(docker)
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_of_labels_outlives_its_last_container_for_a_while() {
     let world = World::new().await;
     let backend = Backend::on("127.0.0.1:0").await;
     let port = backend.port().to_string();
     let docker = FakeDocker::up(world.folder.path());
-    let mut options = world.options(Some(docker.url()));
-    options.rescan = Duration::from_millis(20);
-    options.label_service_grace = Duration::from_millis(200);
-    let running = world.agent_with(options);
+    let running = sweeping(&world, Some(docker.url()), Duration::from_millis(200));
     docker.run(
         "aa",
         "127.0.0.1",
@@ -379,10 +385,7 @@ async fn that_a_service_of_labels_is_unused_is_noted_and_taken_back() {
     let backend = Backend::on("127.0.0.1:0").await;
     let port = backend.port().to_string();
     let docker = FakeDocker::up(world.folder.path());
-    let mut options = world.options(Some(docker.url()));
-    options.rescan = Duration::from_millis(20);
-    options.label_service_grace = Duration::from_secs(100);
-    let running = world.agent_with(options);
+    let running = sweeping(&world, Some(docker.url()), Duration::from_secs(100));
     let labels = [("heddle.service", "web"), ("heddle.port", port.as_str())];
     docker.run("aa", "127.0.0.1", &labels);
     world.until_ready("default/web", 1).await;
@@ -413,10 +416,7 @@ async fn the_grace_of_a_service_of_labels_counts_over_restarts_and_nodes() {
         let noted = world.registry.note_unused(&key, Some(since)).await;
         noted.expect("noted");
     }
-    let mut options = world.options(None);
-    options.rescan = Duration::from_millis(20);
-    options.label_service_grace = Duration::from_secs(600);
-    let running = world.agent_with(options);
+    let running = sweeping(&world, None, Duration::from_secs(600));
     let deadline = Instant::now() + Duration::from_secs(20);
     while unused(&world, "default/old").await.is_some() {
         assert!(Instant::now() < deadline, "it was never deleted");
@@ -455,6 +455,45 @@ async fn a_registered_process_serves_like_a_container() {
         .await
         .expect("deregistered");
     world.until_empty("shop/web").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workloads_are_counted_as_they_and_their_services_come_and_go() {
+    let world = World::new().await;
+    let docker = FakeDocker::up(world.folder.path());
+    let running = world.agent(Some(docker.url()));
+    let until = async |wanted: [(&str, i64); 2]| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let metrics = running.metric("heddle_workloads");
+            let count = |state: &str| {
+                let of_state = |m: &&prometheus::proto::Metric| m.get_label()[0].value() == state;
+                let found = metrics.iter().find(of_state);
+                found.map(|m| m.get_gauge().get_value() as i64)
+            };
+            let now = wanted.map(|(state, _)| (state, count(state).unwrap_or_default()));
+            if now == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never {wanted:?}, but {now:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    docker.run("aa", "127.0.0.1", WEB);
+    until([("selected", 0), ("unselected", 1)]).await;
+    world.service("web", 9).await;
+    until([("selected", 1), ("unselected", 0)]).await;
+    let registration: Registration = serde_json::from_value(json!({
+        "id": "proc", "namespace": "shop", "labels": {"app": "other"}, "ports": [9],
+    }))
+    .expect("a registration");
+    let node = name(world::NODE);
+    let registered = world.registry.register(&node, &registration).await;
+    registered.expect("registered");
+    until([("selected", 1), ("unselected", 1)]).await;
+    docker.die("aa");
+    until([("selected", 0), ("unselected", 1)]).await;
     running.stop().await;
 }
 
@@ -528,15 +567,8 @@ async fn a_steady_state_writes_nothing() {
     world.until_ready("shop/web", 3).await;
     let (_, revision) = world.stored("shop/web").await.expect("a slice");
     let checked = |running: &world::Running| -> f64 {
-        running
-            .agent
-            .metrics()
-            .iter()
-            .flat_map(|c| c.collect())
-            .filter(|family| family.name() == "heddle_health_checks_total")
-            .flat_map(|family| family.get_metric().to_vec())
-            .map(|metric| metric.get_counter().get_value())
-            .sum()
+        let checks = running.metric("heddle_health_checks_total");
+        checks.iter().map(|m| m.get_counter().get_value()).sum()
     };
     let before = checked(&running);
     let deadline = Instant::now() + Duration::from_secs(10);

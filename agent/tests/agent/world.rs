@@ -226,6 +226,16 @@ impl Running {
         self.agent.stopped().await;
     }
 
+    /// The metrics of a family, one for each of its labels' values.
+    pub fn metric(&self, family: &str) -> Vec<prometheus::proto::Metric> {
+        let all = self.agent.metrics();
+        all.iter()
+            .flat_map(|c| c.collect())
+            .filter(|f| f.name() == family)
+            .flat_map(|f| f.get_metric().to_vec())
+            .collect()
+    }
+
     /// What a workload is told, all in one text.
     pub fn verdicts(&self, workload: &str) -> String {
         self.agent

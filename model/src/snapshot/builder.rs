@@ -234,12 +234,13 @@ impl Builder {
 }
 
 fn flag(set: &mut rpds::HashTrieSetSync<ServiceKey>, key: &ServiceKey, on: bool) {
-    if on {
-        if !set.contains(key) {
-            set.insert_mut(key.clone());
+    // Even removing what isn't there would copy what is shared with the snapshot before.
+    match (on, set.contains(key)) {
+        (true, false) => set.insert_mut(key.clone()),
+        (false, true) => {
+            set.remove_mut(key);
         }
-    } else {
-        set.remove_mut(key);
+        (true, true) | (false, false) => {}
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::catalog::Change;
-use crate::endpoint::{Endpoint, Fact, Health, Lifecycle, Slice, State};
+use crate::endpoint::{Endpoint, Fact, Health, Lifecycle, ManualEndpoint, Slice, State};
 use crate::manifest::{self, Manifest};
 use crate::mark::{Mark, MarkTarget};
 use crate::membership::{Membership, MembershipOptions};
@@ -11,12 +11,35 @@ use crate::node::{Liveness, Node};
 use crate::service::{ManagedBy, Service};
 use crate::time::Timestamp;
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
 fn key(text: &str) -> ServiceKey {
     text.parse().unwrap()
+}
+
+pub(super) fn applied(yaml: &str) -> Vec<Change> {
+    let manifests = manifest::parse(yaml).unwrap().into_iter();
+    let changes = manifests.map(|m| match m {
+        Manifest::Service(m) => Change::Service(
+            m.metadata.key(),
+            Some(Arc::new(Service {
+                metadata: m.metadata,
+                managed_by: ManagedBy::Apply,
+                spec: m.spec,
+            })),
+        ),
+        Manifest::Endpoint(m) => Change::Endpoint(
+            m.metadata.key(),
+            Some(Arc::new(ManualEndpoint {
+                metadata: m.metadata,
+                managed_by: ManagedBy::Apply,
+                spec: m.spec,
+            })),
+        ),
+    });
+    changes.collect()
 }
 
 fn service(key_text: &str, spec: &str) -> Change {
@@ -25,17 +48,7 @@ fn service(key_text: &str, spec: &str) -> Change {
         "apiVersion: heddle/v1\nkind: Service\nmetadata: {{name: {}, namespace: {}}}\nspec: {spec}\n",
         k.name, k.namespace
     );
-    let Manifest::Service(m) = manifest::parse(&text).unwrap().remove(0) else {
-        panic!("a service")
-    };
-    Change::Service(
-        k,
-        Some(Arc::new(Service {
-            metadata: m.metadata,
-            managed_by: ManagedBy::Apply,
-            spec: m.spec,
-        })),
-    )
+    applied(&text).remove(0)
 }
 
 fn endpoint(workload: &str, health: Health, lifecycle: Lifecycle) -> Endpoint {
@@ -63,7 +76,7 @@ fn slice(service: &str, node: &str, endpoints: Vec<Endpoint>) -> Change {
     Change::Slice(key(service), name(node), slice)
 }
 
-fn alive(node: &str, alive: bool) -> Change {
+pub(super) fn alive(node: &str, alive: bool) -> Change {
     let liveness = alive.then(|| {
         Arc::new(Liveness {
             node: name(node),

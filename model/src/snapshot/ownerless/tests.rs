@@ -4,18 +4,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::builder::{Finding, Identity};
+use super::super::tests::{alive, applied, name};
 use super::super::view::EndpointView;
 use super::*;
 use crate::catalog::Change;
 use crate::endpoint::{Findings, Found};
-use crate::manifest::{self, Manifest};
-use crate::node::{Liveness, Node, ORPHANS};
-use crate::service::{ManagedBy, Service};
+use crate::node::{Node, ORPHANS};
 use crate::time::Timestamp;
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
 
 fn db() -> ServiceKey {
     "shop/db".parse().unwrap()
@@ -28,28 +23,7 @@ fn manifests(health: &str) -> Vec<Change> {
          apiVersion: heddle/v1\nkind: Endpoint\nmetadata: {{name: db-1, namespace: shop}}\n\
          spec: {{service: db, address: 192.0.2.10, ports: {{pg: 5432}}}}\n"
     );
-    let changes = manifest::parse(&text)
-        .unwrap()
-        .into_iter()
-        .map(|m| match m {
-            Manifest::Service(m) => Change::Service(
-                db(),
-                Some(Arc::new(Service {
-                    metadata: m.metadata,
-                    managed_by: ManagedBy::Apply,
-                    spec: m.spec,
-                })),
-            ),
-            Manifest::Endpoint(m) => Change::Endpoint(
-                m.metadata.key(),
-                Some(Arc::new(crate::endpoint::ManualEndpoint {
-                    metadata: m.metadata,
-                    managed_by: ManagedBy::Apply,
-                    spec: m.spec,
-                })),
-            ),
-        });
-    changes.collect()
+    applied(&text)
 }
 
 fn node(node: &str, capabilities: &[&str]) -> Change {
@@ -65,18 +39,6 @@ fn node(node: &str, capabilities: &[&str]) -> Change {
             since: Timestamp(0),
         })),
     )
-}
-
-fn alive(node: &str, alive: bool) -> Change {
-    let liveness = alive.then(|| {
-        Arc::new(Liveness {
-            node: name(node),
-            session: "s".into(),
-            since: Timestamp(0),
-            restarting_until: None,
-        })
-    });
-    Change::Liveness(name(node), liveness)
 }
 
 const NODES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
