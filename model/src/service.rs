@@ -186,7 +186,8 @@ pub struct ServicePort {
     /// The port at the service's VIP, 1 to 65535.
     pub port: u16,
     /// The port that the workload listens on. None: the workload's `heddle.port` label, else the only port its image
-    /// exposes, or `port` where it exposes several and that is one of them; else the workload is not selected and says why.
+    /// exposes, or `port` where it exposes several and that is one of them; else the workload is not selected and says
+    /// why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<u16>,
     /// Declared, never guessed.

@@ -4,10 +4,9 @@ use model::MarkTarget;
 use model::name::Name;
 
 use crate::layout::Key;
+use crate::publish::{TRIES, contended};
 use crate::store::{Compare, Entry, Op, Outcome, StoreError, Txn};
 use crate::{Registry, RegistryError};
-
-const TRIES: u32 = 5;
 
 /// Why a node is not deleted.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +63,8 @@ impl Registry {
                 return Ok(removed);
             }
         }
-        Err(failed(RegistryError::Contended {
-            what: format!("what is left of node {node}"),
-            tries: TRIES,
-        }))
+        let what = format!("what is left of node {node}");
+        Err(failed(contended(&what)))
     }
 
     /// All that belongs to a node, its record last.

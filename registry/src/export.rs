@@ -58,12 +58,11 @@ impl Registry {
     /// Every resource at one revision, of a namespace or of all. What belongs to no namespace (the mesh, marks of nodes
     /// and workloads) is exported with all.
     pub async fn export(&self, namespace: Option<&Name>) -> Result<Exported, StoreError> {
-        let keys = self.keys().clone();
         let entries = self.entries(|key| kind_of(key).is_some()).await?;
         let mut exported = Exported::default();
         for kind in KINDS {
             for (key, entry) in entries.iter().filter(|(key, _)| kind_of(key) == Some(kind)) {
-                match document(&keys, kind, key, entry, namespace) {
+                match document(self.keys(), kind, key, entry, namespace) {
                     Ok(Some(document)) => exported.documents.push(document),
                     Ok(None) => {}
                     Err(error) => exported.unreadable.push(BadRecord {

@@ -202,8 +202,7 @@ impl Follower {
                 },
                 () = tokio::time::sleep_until(self.compare_at), if comparison.is_none() => {
                     self.registry.metrics().resynced(Resync::Periodic);
-                    let known = self.told.keys().cloned().collect();
-                    comparison = Some(Comparison::start(store.clone(), root.clone(), known, self.revision));
+                    comparison = Some(Comparison::start(store.clone(), root.clone(), self.revision));
                     continue;
                 }
             };
@@ -307,10 +306,14 @@ impl Follower {
                 if revision < running.revision_before {
                     return Err(StoreError::Restored { revision });
                 }
-                for key in running.missing() {
-                    if !self.is_newer(&key, revision) {
-                        self.forget(&key, &mut news);
-                    }
+                // Of what is told by now, not of what was when it began: the watch may have told meanwhile that something
+                // came which went again by `revision`.
+                let missing = self.told.iter().filter(|(key, told)| {
+                    told.mod_revision <= revision && !running.has_listed(key)
+                });
+                let missing: Vec<String> = missing.map(|(key, _)| key.clone()).collect();
+                for key in missing {
+                    self.forget(&key, &mut news);
                 }
                 *comparison = None;
                 self.compare_later();
@@ -347,6 +350,10 @@ impl Follower {
         if revision > self.revision {
             self.revision = revision;
             for event in events {
+                // Nor is what a page of a comparison has overtaken: the watch may be behind it.
+                if self.is_newer(event.key(), event.mod_revision()) {
+                    continue;
+                }
                 match event {
                     store::Change::Put(entry) => self.take(&entry, &mut news),
                     store::Change::Delete { key, .. } => self.forget(&key, &mut news),
@@ -384,7 +391,10 @@ impl Follower {
                 told.bad = true;
             }
         }
-        self.told.insert(entry.key.clone(), told);
+        match self.told.get_mut(&entry.key) {
+            Some(before) => *before = told,
+            None => _ = self.told.insert(entry.key.clone(), told),
+        }
     }
 
     fn forget(&mut self, key: &str, news: &mut News) {

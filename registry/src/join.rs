@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::follow::chain;
 use crate::layout::Key;
 use crate::store::{Lease, Op, Outcome, StoreError, Txn};
+use crate::vips::joined;
 use crate::{Registry, RegistryError, record};
 
 /// What a node's configuration says of the mesh; `None` where it says nothing and takes what is there.
@@ -100,8 +101,7 @@ impl Registry {
                     if same {
                         return Ok(());
                     }
-                    let bytes = record::rewrite(&entry.value, node)
-                        .unwrap_or_else(|_| record::encode(node));
+                    let bytes = record::replace(&entry.value, node);
                     Txn::update(path.clone(), entry.mod_revision, bytes)
                 }
             };
@@ -230,20 +230,13 @@ impl Registry {
 }
 
 fn agree(stored: Mesh, wish: &MeshWish) -> Result<Mesh, JoinError> {
-    let list = |ranges: &[model::IpNet]| {
-        ranges
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     if let Some(wanted) = &wish.vip_ranges
         && *wanted != stored.vip_ranges
     {
         return Err(JoinError::Mismatch {
             key: "mesh.vip_range",
-            wanted: list(wanted),
-            stored: list(&stored.vip_ranges),
+            wanted: joined(wanted),
+            stored: joined(&stored.vip_ranges),
         });
     }
     if let Some(wanted) = &wish.zone

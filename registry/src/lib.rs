@@ -10,6 +10,7 @@
 //! - [`export`], [`import`]: all resources as documents, and back
 //! - [`publish`]: slices, marks and registrations: what nodes and operators write
 //! - [`join`]: how a node enters: the mesh's settings, its own record, its liveness
+//! - [`delete_node`]: the end of what is left of a node that is gone for good
 //! - [`metrics`]: calls, fail-overs and resyncs, counted
 //! - [`disk`]: the last catalog on disk, so that a node can boot without its registry
 

@@ -14,7 +14,7 @@ use crate::store::{Compare, Op, Outcome, Revision, StoreError, Txn};
 use crate::{Registry, RegistryError, record};
 
 /// How often a write that others came before is tried.
-const TRIES: u32 = 5;
+pub(crate) const TRIES: u32 = 5;
 
 /// One slice to write, compared with what this node last wrote.
 #[derive(Clone, Debug)]
@@ -120,10 +120,7 @@ impl Registry {
             });
             txn.ops.push(match (wish, &there) {
                 (None, _) => Op::delete(path),
-                (Some(wish), Some(entry)) => {
-                    let bytes = record::rewrite(&entry.value, wish);
-                    Op::put(path, bytes.unwrap_or_else(|_| record::encode(wish)))
-                }
+                (Some(wish), Some(entry)) => Op::put(path, record::replace(&entry.value, wish)),
                 (Some(wish), None) => Op::put(path, record::encode(wish)),
             });
         }
@@ -243,7 +240,7 @@ impl Registry {
     }
 }
 
-fn contended(what: &str) -> RegistryError {
+pub(crate) fn contended(what: &str) -> RegistryError {
     RegistryError::Contended {
         what: what.to_owned(),
         tries: TRIES,

@@ -71,6 +71,11 @@ pub fn rewrite<T: Serialize + DeserializeOwned>(
     Ok(to_bytes(new))
 }
 
+/// The same, and just `record` where `old` can't be read.
+pub(crate) fn replace<T: Serialize + DeserializeOwned>(old: &[u8], record: &T) -> Vec<u8> {
+    rewrite(old, record).unwrap_or_else(|_| encode(record))
+}
+
 /// Takes the format's version off a record that has been decoded.
 pub(crate) fn strip_version(object: &mut Map<String, Value>) {
     object.remove(FIELD);

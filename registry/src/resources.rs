@@ -61,7 +61,7 @@ impl Registry {
             if txn.ops.len().max(txn.compares.len()) > limit {
                 return Err(ApplyError::TooMany {
                     count: manifests.len(),
-                    limit: limit / MAX_OPS,
+                    limit: self.apply_limit(),
                 });
             }
             if txn.ops.is_empty() || options.dry_run {
@@ -124,7 +124,7 @@ impl Registry {
             let changed = addresses.take(&key, &mine, &after.spec).await?;
             planned.applied.vips = changed.taken;
             planned.applied.warning = changed.warning;
-            if released || changed.any {
+            if released || !planned.applied.vips.is_empty() {
                 if planned.applied.action == Action::Unchanged {
                     planned.applied.action = Action::Configured;
                 }
@@ -386,9 +386,7 @@ fn plan_record<T: Serialize + serde::de::DeserializeOwned + PartialEq>(
                 planned.touch = Some(Op::put(path, entry.value));
             } else {
                 planned.applied.action = Action::Configured;
-                // `before` was read from these bytes, so they can be read again.
-                let bytes =
-                    record::rewrite(&entry.value, after).unwrap_or_else(|_| record::encode(after));
+                let bytes = record::replace(&entry.value, after);
                 planned.txn.ops.push(Op::put(path, bytes));
             }
         }

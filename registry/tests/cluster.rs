@@ -7,43 +7,37 @@ mod followed;
 #[macro_use]
 mod harness;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_server::{Cluster, Options};
 use followed::{Followed, mark, mark_surely};
-use harness::{PATIENCE, committed, next, next_changes, within};
+use harness::{committed, next, next_changes, test, within};
 use registry::Registry;
-use registry::metrics::{Metrics, Resync};
-use registry::store::{EtcdOptions, EtcdStore, Op, Store, Txn, WatchEvent};
+use registry::metrics::Resync;
+use registry::store::{EtcdOptions, Op, Txn, WatchEvent};
 use tokio::task::block_in_place;
 
 /// Leases as short as etcd grants them with a quick election.
 const TTL: Duration = Duration::from_secs(2);
 
-fn options(endpoints: Vec<String>, metrics: &Metrics) -> EtcdOptions {
+fn options(endpoints: Vec<String>) -> EtcdOptions {
     EtcdOptions {
         deadline: Duration::from_secs(3),
         connect_timeout: Duration::from_millis(500),
         keep_alive_interval: Duration::from_secs(5),
         keep_alive_timeout: Duration::from_secs(2),
         watch_probe_interval: Duration::from_millis(500),
-        metrics: metrics.clone(),
         ..EtcdOptions::new(endpoints)
     }
 }
 
 /// A registry that asks the members in this order.
 async fn connect(endpoints: Vec<String>) -> Registry {
-    let metrics = Metrics::new();
-    let store = EtcdStore::connect(options(endpoints, &metrics)).await;
-    let store: Arc<dyn Store> = Arc::new(store.expect("the options are good"));
-    Registry::new(store, "/heddle").measured(metrics)
+    followed::connect(options(endpoints)).await
 }
 
 fn start(options: Options) -> Option<Cluster> {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    block_in_place(|| Cluster::start_or_skip_with(&test, options))
+    block_in_place(|| Cluster::start_or_skip_with(&test(), options))
 }
 
 /// The members' URLs, one of them first.
@@ -53,17 +47,6 @@ fn with_first(endpoints: Vec<String>, first: usize) -> Vec<String> {
     endpoints
 }
 
-async fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !so() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "not in time: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_killed_under_writes_loses_no_acknowledged_write() {
     let Some(mut cluster) = start(Options::default()) else {
@@ -71,9 +54,7 @@ async fn a_leader_killed_under_writes_loses_no_acknowledged_write() {
     };
     let leader = block_in_place(|| cluster.leader());
     let registry = connect(with_first(cluster.endpoints(), leader)).await;
-    let mut followed = Followed::start(&registry);
-    mark_surely(&registry, "first").await;
-    followed.until("it follows", |f| f.has("first")).await;
+    let mut followed = Followed::begin(&registry).await;
 
     let writer = registry.clone();
     let writing = tokio::spawn(async move {
@@ -116,9 +97,7 @@ async fn a_member_that_hangs_is_left_by_watch_and_lease() {
         return;
     };
     let registry = connect(cluster.endpoints()).await;
-    let mut followed = Followed::start(&registry);
-    mark_surely(&registry, "first").await;
-    followed.until("it follows", |f| f.has("first")).await;
+    let mut followed = Followed::begin(&registry).await;
     let lease = within(registry.store().lease(TTL)).await.expect("a lease");
     let put = Op::Put {
         key: "/leased".into(),
@@ -148,9 +127,7 @@ async fn a_member_cut_off_from_the_others_is_not_taken_for_alive() {
     // The leader, which would go on believing that it leads.
     let leader = block_in_place(|| cluster.leader());
     let registry = connect(with_first(cluster.endpoints(), leader)).await;
-    let mut followed = Followed::start(&registry);
-    mark_surely(&registry, "first").await;
-    followed.until("it follows", |f| f.has("first")).await;
+    let mut followed = Followed::begin(&registry).await;
 
     cluster.cut_off(leader);
     let others = connect(with_first(cluster.endpoints(), (leader + 1) % 3)).await;
@@ -172,9 +149,7 @@ async fn a_network_that_swallows_everything_is_noticed() {
         return;
     };
     let registry = connect(cluster.endpoints_by_relay()).await;
-    let mut followed = Followed::start(&registry);
-    mark_surely(&registry, "first").await;
-    followed.until("it follows", |f| f.has("first")).await;
+    let mut followed = Followed::begin(&registry).await;
     for member in 0..3 {
         cluster.cut_clients_off(member);
     }
@@ -195,9 +170,7 @@ async fn an_outage_of_the_majority_is_a_loss_and_nothing_more() {
         return;
     };
     let registry = connect(cluster.endpoints()).await;
-    let mut followed = Followed::start(&registry);
-    mark_surely(&registry, "first").await;
-    followed.until("it follows", |f| f.has("first")).await;
+    let mut followed = Followed::begin(&registry).await;
     let lease = within(registry.store().lease(TTL)).await.expect("a lease");
 
     block_in_place(|| {
@@ -332,8 +305,5 @@ async fn a_put_reaches_the_watch_without_delay_of_ours() {
         let (revision, _) = next_changes(&mut watch).await;
         assert_eq!(revision, before);
     }
-    until("it is counted", || {
-        registry.metrics().calls("commit", "ok") >= 51
-    })
-    .await;
+    assert_eq!(registry.metrics().calls("commit", "ok"), 51);
 }

@@ -17,7 +17,7 @@ use registry::delete_node::DeleteNodeError;
 use registry::layout::Key;
 use registry::publish::{Orphan, SliceWrite};
 use registry::record;
-use registry::store::{Op, Outcome, Txn};
+use registry::store::{Lease, Op, Outcome, Txn};
 
 both_backends! {
     a_slice_is_collected_only_as_it_was_judged_and_only_of_a_node_that_is_gone
@@ -64,6 +64,20 @@ async fn publish(registry: &Registry, slice: Slice) {
     assert!(matches!(outcome, Outcome::Committed(_)));
 }
 
+/// For as long as its lease is there.
+async fn begin_to_live(registry: &Registry) -> Lease {
+    let liveness = Liveness {
+        node: name("n1"),
+        session: "s".into(),
+        since: Timestamp(1),
+        restarting_until: None,
+    };
+    registry
+        .put_liveness(&liveness, Duration::from_secs(30))
+        .await
+        .unwrap()
+}
+
 async fn a_slice_is_collected_only_as_it_was_judged_and_only_of_a_node_that_is_gone(b: Backend) {
     let registry = Registry::new(b.store.clone(), "/heddle");
     let there = async || {
@@ -78,16 +92,7 @@ async fn a_slice_is_collected_only_as_it_was_judged_and_only_of_a_node_that_is_g
         "it was changed"
     );
     publish(&registry, slice(Health::Failing)).await;
-    let liveness = Liveness {
-        node: name("n1"),
-        session: "s".into(),
-        since: Timestamp(1),
-        restarting_until: None,
-    };
-    let lease = registry
-        .put_liveness(&liveness, Duration::from_secs(30))
-        .await
-        .unwrap();
+    let lease = begin_to_live(&registry).await;
     assert!(
         !registry.collect(&judged).await.unwrap() && there().await,
         "its node is back"
@@ -171,16 +176,7 @@ async fn a_node_is_deleted_with_all_that_is_its_own_and_only_once_it_is_gone(b: 
     for n in 0..200 {
         put(&format!("slices/shop/s{n}/n1")).await;
     }
-    let liveness = Liveness {
-        node: name("n1"),
-        session: "s".into(),
-        since: Timestamp(1),
-        restarting_until: None,
-    };
-    let lease = registry
-        .put_liveness(&liveness, Duration::from_secs(30))
-        .await
-        .unwrap();
+    let lease = begin_to_live(&registry).await;
     let refused = registry.delete_node(&name("n1")).await;
     assert!(
         matches!(refused, Err(DeleteNodeError::Alive { .. })),

@@ -7,18 +7,17 @@ mod followed;
 #[macro_use]
 mod harness;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_server::{Cluster, Etcd};
 use followed::{Followed, mark_surely, target};
-use harness::{PATIENCE, committed, within};
+use harness::{PATIENCE, committed, test, within};
 use model::name::Name;
 use model::time::Timestamp;
 use model::{Liveness, Node};
 use registry::layout::Key;
-use registry::metrics::{Metrics, Resync};
-use registry::store::{EtcdOptions, EtcdStore, Outcome, Store, Txn};
+use registry::metrics::Resync;
+use registry::store::{EtcdOptions, Outcome, Txn};
 use registry::{Registry, record};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -31,13 +30,7 @@ async fn connect(endpoints: Vec<String>) -> Registry {
         watch_probe_interval: Duration::from_millis(500),
         ..EtcdOptions::new(endpoints)
     };
-    let store = EtcdStore::connect(options).await;
-    let store: Arc<dyn Store> = Arc::new(store.expect("the options are good"));
-    Registry::new(store, "/heddle").measured(Metrics::new())
-}
-
-fn test() -> String {
-    std::thread::current().name().unwrap_or("a test").to_owned()
+    followed::connect(options).await
 }
 
 async fn stored<T: serde::de::DeserializeOwned>(registry: &Registry, key: &Key) -> Option<T> {

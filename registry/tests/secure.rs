@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_server::{Cluster, Etcd, Options, ServerTls};
-use followed::{Followed, mark, mark_surely, target};
-use harness::{committed, within};
+use followed::{Followed, connect, mark, mark_surely, target};
+use harness::{committed, test, within};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use registry::Registry;
 use registry::follow::chain;
@@ -84,10 +84,6 @@ impl Authority {
     }
 }
 
-fn test() -> String {
-    std::thread::current().name().unwrap_or("a test").to_owned()
-}
-
 fn etcd(options: Options) -> Option<Etcd> {
     block_in_place(|| Etcd::start_or_skip_with(&test(), options))
 }
@@ -99,13 +95,6 @@ fn options(endpoints: Vec<String>) -> EtcdOptions {
         watch_probe_interval: Duration::from_millis(500),
         ..EtcdOptions::new(endpoints)
     }
-}
-
-async fn connect(options: EtcdOptions) -> Registry {
-    let metrics = options.metrics.clone();
-    let store = EtcdStore::connect(options).await;
-    let store: Arc<dyn Store> = Arc::new(store.expect("the options are good"));
-    Registry::new(store, "/heddle").measured(metrics)
 }
 
 /// Why nothing can be read, in all words that are shown.
@@ -137,9 +126,7 @@ async fn a_cluster_is_spoken_to_in_tls_with_a_client_certificate() {
         ..options(cluster.endpoints())
     })
     .await;
-    let mut followed = Followed::start(&registry);
-    mark_surely(&registry, "first").await;
-    followed.until("it follows", |f| f.has("first")).await;
+    let mut followed = Followed::begin(&registry).await;
     let lease = within(registry.store().lease(Duration::from_secs(2))).await;
     let lease = lease.expect("a lease");
     // Fail-over speaks TLS too.
@@ -381,6 +368,29 @@ async fn tokens_that_expire_cost_nothing_but_another_log_in() {
     within(mark(&registry, "fourth")).await.expect("at once");
     followed.until("it goes on", |f| f.has("fourth")).await;
     assert_eq!(metrics.calls("commit", "denied"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_log_in_broke_off_goes_to_another_member() {
+    let Some(mut etcd) = etcd(quick_tokens()) else {
+        return;
+    };
+    block_in_place(|| etcd.enable_users(PASSWORD));
+    let user = User::new(PASSWORD);
+    // Takes a connection and breaks it when something was sent: for all a client knows, it was heard.
+    let breaking = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = breaking.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = breaking.accept().await {
+            let _ = stream.readable().await;
+        }
+    });
+    let registry = connect(user.of(vec![format!("http://{address}"), etcd.endpoint()])).await;
+    let txn = Txn::create("/heddle/v1/first".to_owned(), b"1".to_vec());
+    let written = within(registry.store().commit(txn)).await;
+    assert!(written.is_ok(), "the write itself never left: {written:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,8 +22,8 @@ pub(super) struct Comparison {
     listing: Pin<Box<dyn Future<Output = Result<Revision, StoreError>> + Send>>,
     pages: mpsc::UnboundedReceiver<Vec<Entry>>,
     ended: Option<Result<Revision, StoreError>>,
-    /// What was known when it began and has not been listed.
-    unseen: HashSet<String>,
+    /// The keys that it gave.
+    listed: HashSet<String>,
     /// What the watch has told as deleted since it began.
     deleted: HashMap<String, Revision>,
     /// Up to where the watch had told when it began: a listing that is older is one of another history.
@@ -34,7 +34,6 @@ impl Comparison {
     pub(super) fn start(
         store: Arc<dyn Store>,
         root: String,
-        known: HashSet<String>,
         revision_before: Revision,
     ) -> Comparison {
         let (give, pages) = mpsc::unbounded_channel();
@@ -46,7 +45,7 @@ impl Comparison {
             listing: Box::pin(listing),
             pages,
             ended: None,
-            unseen: known,
+            listed: HashSet::new(),
             deleted: HashMap::new(),
             revision_before,
         }
@@ -63,15 +62,15 @@ impl Comparison {
 
     /// Whether a listed entry is still there as far as the watch has told.
     pub(super) fn is_present(&mut self, entry: &Entry) -> bool {
-        self.unseen.remove(&entry.key);
+        self.listed.insert(entry.key.clone());
         self.deleted
             .get(&entry.key)
             .is_none_or(|deleted| *deleted < entry.mod_revision)
     }
 
-    /// What was known and is not in the listing.
-    pub(super) fn missing(&mut self) -> HashSet<String> {
-        std::mem::take(&mut self.unseen)
+    /// Whether the listing has given a key so far.
+    pub(super) fn has_listed(&self, key: &str) -> bool {
+        self.listed.contains(key)
     }
 
     /// Cancel safe.

@@ -108,10 +108,15 @@ struct Setup {
     _folder: tempfile::TempDir,
 }
 
-fn setup(resync: Duration) -> Setup {
+fn store() -> (EmbeddedStore, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store");
     let store = EmbeddedStore::open(path, EmbeddedOptions::default()).expect("a store");
+    (store, folder)
+}
+
+fn setup(resync: Duration) -> Setup {
+    let (store, folder) = store();
     let flaws = Arc::new(Flaws::default());
     let flawed = Flawed {
         store,
@@ -143,13 +148,17 @@ fn target(node: &str) -> MarkTarget {
     }
 }
 
+fn mark(node: &str, reason: &str) -> Mark {
+    Mark {
+        target: target(node),
+        since: Timestamp(1),
+        reason: reason.to_owned(),
+    }
+}
+
 impl Setup {
     async fn mark(&self, node: &str, reason: &str) {
-        let mark = Mark {
-            target: target(node),
-            since: Timestamp(1),
-            reason: reason.to_owned(),
-        };
+        let mark = mark(node, reason);
         self.registry.mark(&mark).await.expect("a write");
     }
 
@@ -279,12 +288,8 @@ async fn a_watch_that_breaks_for_good_is_a_loss_told_once() {
 
 #[tokio::test]
 async fn a_listing_that_the_watch_overtook_brings_nothing_back() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("store");
-    let store: Arc<dyn Store> =
-        Arc::new(EmbeddedStore::open(path, EmbeddedOptions::default()).expect("a store"));
-    let known = HashSet::from(["a".to_owned(), "b".to_owned()]);
-    let mut comparison = Comparison::start(store, "/".to_owned(), known, 1);
+    let (store, _folder) = store();
+    let mut comparison = Comparison::start(Arc::new(store), "/".to_owned(), 1);
     let entry = |key: &str, mod_revision| Entry {
         key: key.to_owned(),
         value: "".into(),
@@ -298,5 +303,72 @@ async fn a_listing_that_the_watch_overtook_brings_nothing_back() {
     assert!(!comparison.is_present(&entry("a", 5)), "it went since");
     assert!(comparison.is_present(&entry("a", 10)), "it came back since");
     assert!(comparison.is_present(&entry("c", 5)));
-    assert_eq!(comparison.missing(), HashSet::from(["b".to_owned()]));
+    assert!(comparison.has_listed("a") && comparison.has_listed("c"));
+    assert!(!comparison.has_listed("b"));
+}
+
+#[tokio::test]
+async fn a_watch_that_is_behind_the_listing_undoes_nothing_of_it() {
+    let (store, _folder) = store();
+    let registry = Registry::new(Arc::new(store), "/heddle");
+    let entry = |node: &str, reason: &str, mod_revision| Entry {
+        key: registry.keys().path(&Key::Mark(target(node))),
+        value: crate::record::encode(&mark(node, reason)).into(),
+        create_revision: 1,
+        mod_revision,
+    };
+    let deleted = |node: &str, mod_revision| store::Change::Delete {
+        key: entry(node, "", mod_revision).key,
+        mod_revision,
+    };
+    let mut follower = Follower::new(registry.clone(), FollowOptions::default());
+    let mut catalog = Catalog::default();
+    let mut tell = |update: Update| {
+        let Update::Changes { changes, .. } = update else {
+            panic!("{update:?}");
+        };
+        for change in changes {
+            catalog.apply(change);
+        }
+        let reasons = ["changes", "returns", "flashes"].map(|node| {
+            let mark = catalog.marks.get(&target(node));
+            mark.map(|mark| mark.reason.clone())
+        });
+        reasons.map(|reason| reason.unwrap_or_default())
+    };
+    let old = ["changes", "returns"].map(|node| store::Change::Put(entry(node, "old", 3)));
+    tell(follower.changed(3, old.into()));
+    let root = registry.keys().root().to_owned();
+    let begun = Comparison::start(registry.store().clone(), root, follower.revision);
+    let mut comparison = Some(begun);
+    let watched = |follower: &mut Follower, comparison: &mut Option<Comparison>, change| {
+        let (revision, changes) = (store::Change::mod_revision(&change), vec![change]);
+        if let Some(comparison) = comparison {
+            comparison.overtaken_by(&changes);
+        }
+        follower.changed(revision, changes)
+    };
+    let flash = store::Change::Put(entry("flashes", "new", 5));
+    let told = tell(watched(&mut follower, &mut comparison, flash));
+    assert_eq!(told, ["old", "old", "new"]);
+
+    // The listing is of revision 12, and the watch still at 5.
+    let page = vec![entry("changes", "new", 10), entry("returns", "new", 11)];
+    let step = follower.compare(&mut comparison, Step::Page(page));
+    assert_eq!(tell(step.expect("a page")), ["new", "new", "new"]);
+    let change = store::Change::Put(entry("changes", "between", 6));
+    let told = tell(watched(&mut follower, &mut comparison, change));
+    assert_eq!(told, ["new", "new", "new"], "what is old is not told");
+    let change = deleted("returns", 7);
+    let told = tell(watched(&mut follower, &mut comparison, change));
+    assert_eq!(told, ["new", "new", "new"], "nor that it went before");
+    let step = follower.compare(&mut comparison, Step::Ended(Ok(12)));
+    assert_eq!(tell(step.expect("an end")), ["new", "new", ""]);
+    for change in [
+        deleted("flashes", 9),
+        store::Change::Put(entry("changes", "new", 10)),
+    ] {
+        let told = tell(watched(&mut follower, &mut comparison, change));
+        assert_eq!(told, ["new", "new", ""]);
+    }
 }

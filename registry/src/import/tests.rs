@@ -24,6 +24,19 @@ fn service(name: &str, port: u16) -> Value {
     })
 }
 
+/// The same, with two services: web has 10.96.1.1, and db 10.96.1.2.
+async fn registry_with_web_and_db() -> (Registry, tempfile::TempDir) {
+    let (registry, folder) = registry().await;
+    let there = vec![
+        service("web", 80),
+        vip("10.96.1.1", "shop/web"),
+        service("db", 80),
+        vip("10.96.1.2", "shop/db"),
+    ];
+    registry.import(there, WRITE).await.unwrap();
+    (registry, folder)
+}
+
 fn vip(address: &str, service: &str) -> Value {
     json!({"apiVersion": "heddle/v1", "kind": "VirtualIP", "address": address, "service": service})
 }
@@ -173,14 +186,7 @@ async fn bad_documents_are_all_named() {
 
 #[tokio::test]
 async fn conflicts_are_all_named_before_anything_is_written() {
-    let (registry, _folder) = registry().await;
-    let there = vec![
-        service("web", 80),
-        vip("10.96.1.1", "shop/web"),
-        service("db", 80),
-        vip("10.96.1.2", "shop/db"),
-    ];
-    registry.import(there, WRITE).await.unwrap();
+    let (registry, _folder) = registry_with_web_and_db().await;
     let mesh = json!({"apiVersion": "heddle/v1", "kind": "Mesh", "vipRanges": ["10.99.0.0/16"], "zone": "heddle.internal"});
     let conflicts = errors(
         &registry,
@@ -219,14 +225,7 @@ async fn conflicts_are_all_named_before_anything_is_written() {
 
 #[tokio::test]
 async fn replacing_writes_over_and_moves_addresses() {
-    let (registry, _folder) = registry().await;
-    let there = vec![
-        service("web", 80),
-        vip("10.96.1.1", "shop/web"),
-        service("db", 80),
-        vip("10.96.1.2", "shop/db"),
-    ];
-    registry.import(there, WRITE).await.unwrap();
+    let (registry, _folder) = registry_with_web_and_db().await;
     let wanted = vec![
         service("db", 80),
         service("web", 81),

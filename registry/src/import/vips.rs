@@ -12,6 +12,7 @@ use crate::export::vip_owner;
 use crate::layout::{Key, Keys};
 use crate::record;
 use crate::store::Entry;
+use crate::vips::joined;
 
 /// Who has which virtual IP, now and after the import.
 pub(super) struct Vips<'a> {
@@ -72,12 +73,10 @@ impl<'a> Vips<'a> {
             .iter()
             .filter_map(|item| match &item.key {
                 Key::Vip(ip) if !mesh.vip_ranges.iter().any(|range| range.contains(*ip)) => {
-                    let ranges: Vec<String> =
-                        mesh.vip_ranges.iter().map(ToString::to_string).collect();
                     Some(format!(
                         "VirtualIP {ip}: lies outside of mesh.vip_range {} (leave the document out, and its service gets \
                          another address when it is applied)",
-                        ranges.join(", ")
+                        joined(&mesh.vip_ranges)
                     ))
                 }
                 _ => None,

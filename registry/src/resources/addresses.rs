@@ -49,8 +49,6 @@ struct Taken {
 pub(super) struct Changed {
     /// What it takes.
     pub(super) taken: Vec<IpAddr>,
-    /// Whether it takes or gives up any.
-    pub(super) any: bool,
     /// What it should have and doesn't get.
     pub(super) warning: Option<String>,
 }
@@ -281,7 +279,6 @@ impl<'a> Addresses<'a> {
         let by = key.clone();
         self.taken.insert(ip, Taken { by, compares });
         changed.taken.push(ip);
-        changed.any = true;
     }
 
     /// What must hold for a service to get the very address that it asks for.
@@ -314,13 +311,13 @@ impl<'a> Addresses<'a> {
         let Some(holder) = held.by else {
             return Err(held_by(None));
         };
-        // Left behind by hand: its service is gone.
-        let service = self.registry.keys().path(&Key::Service(holder.clone()));
         if holder == *key {
             return Ok(vec![unchanged]);
         }
+        let service = self.registry.keys().path(&Key::Service(holder.clone()));
         match self.registry.store().get(&service).await? {
             Some(_) => Err(held_by(Some(holder))),
+            // Left behind by hand: its service is gone.
             None => Ok(vec![unchanged, Compare::Absent(service)]),
         }
     }

@@ -29,9 +29,7 @@ impl Registry {
                 return Ok(());
             }
             service.metadata.unused_since = since;
-            // It was read from these bytes, so they can be read again.
-            let bytes = record::rewrite(&entry.value, &service)
-                .unwrap_or_else(|_| record::encode(&service));
+            let bytes = record::replace(&entry.value, &service);
             let txn = Txn::update(path, entry.mod_revision, bytes);
             if let Outcome::Committed(_) = self.store().commit(txn).await? {
                 return Ok(());

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use model::catalog::Catalog;
 use model::name::Name;
@@ -11,10 +12,19 @@ use model::time::Timestamp;
 use model::{Mark, MarkTarget};
 use registry::Registry;
 use registry::follow::{FollowOptions, Follower, Update};
+use registry::store::{EtcdOptions, EtcdStore, Store};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::harness::PATIENCE;
+
+/// A registry in etcd that counts what it does.
+pub async fn connect(options: EtcdOptions) -> Registry {
+    let metrics = options.metrics.clone();
+    let store = EtcdStore::connect(options).await;
+    let store: Arc<dyn Store> = Arc::new(store.expect("the options are good"));
+    Registry::new(store, "/heddle").measured(metrics)
+}
 
 /// Marks of nodes stand for all records: the smallest there are.
 pub fn target(node: &str) -> MarkTarget {
@@ -72,6 +82,14 @@ impl Followed {
             losses: 0,
             _stop: stop.drop_guard(),
         }
+    }
+
+    /// Starts, and waits until the mark of a node `first` is seen.
+    pub async fn begin(registry: &Registry) -> Followed {
+        let mut followed = Followed::start(registry);
+        mark_surely(registry, "first").await;
+        followed.until("it follows", |f| f.has("first")).await;
+        followed
     }
 
     pub fn has(&self, node: &str) -> bool {

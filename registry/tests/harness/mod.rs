@@ -68,8 +68,7 @@ impl Backend {
 
     /// `None` where etcd is not installed, after saying so.
     pub async fn etcd() -> Option<Backend> {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let etcd = tokio::task::block_in_place(|| Etcd::start_or_skip(&test))?;
+        let etcd = tokio::task::block_in_place(|| Etcd::start_or_skip(&test()))?;
         // Small pages, so that a listing takes several.
         let options = EtcdOptions {
             page_keys: 250,
@@ -135,6 +134,11 @@ impl Backend {
             }),
         }
     }
+}
+
+/// The name of the test that runs, for saying that it is skipped.
+pub fn test() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
 }
 
 pub fn registry_file(dir: &tempfile::TempDir) -> PathBuf {

@@ -78,16 +78,12 @@ impl std::fmt::Debug for Cluster {
 
 impl Cluster {
     pub(super) async fn new(options: EtcdOptions) -> Result<Cluster, StoreError> {
-        let config_error = |value: String, reason: String| StoreError::Config {
-            setting: "registry.endpoints",
-            value,
-            reason,
-        };
         if options.endpoints.is_empty() {
-            return Err(config_error(
-                "[]".to_owned(),
-                "at least one is needed".to_owned(),
-            ));
+            return Err(StoreError::Config {
+                setting: "registry.endpoints",
+                value: "[]".to_owned(),
+                reason: "at least one is needed".to_owned(),
+            });
         }
         if options.endpoints.iter().any(|e| e.starts_with("https://")) {
             // Files that can't be used are told now, rather than as an outage later.
@@ -258,6 +254,14 @@ impl Cluster {
                     StoreError::Denied { address, source } => StoreError::Denied {
                         address,
                         source: format!("{source} (registry.username is {})", user.name).into(),
+                    },
+                    // Whatever became of the log-in, the call that waited for it was not sent.
+                    StoreError::Unavailable {
+                        address, source, ..
+                    } => StoreError::Unavailable {
+                        address,
+                        sent: false,
+                        source,
                     },
                     other => other,
                 })

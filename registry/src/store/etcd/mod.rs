@@ -53,7 +53,7 @@ pub struct EtcdOptions {
     pub metrics: Metrics,
     /// Every call to the store ends within this time. A listing may take it once per page.
     pub deadline: Duration,
-    /// Time for a TCP connection.
+    /// Time for a connection, TLS included.
     pub connect_timeout: Duration,
     /// How long a connection in use may be silent before it is probed by an HTTP/2 ping. etcd
     /// closes connections that ping more often than every 5 s (`--grpc-keepalive-min-time`).
