@@ -152,6 +152,22 @@ impl Connection {
     }
 }
 
+/// Waits until every byte that was sent from sockets of `namespace` is acknowledged.
+#[track_caller]
+pub fn wait_until_acknowledged(namespace: &Namespace) {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        // The second column is what was sent and not acknowledged.
+        let sockets = namespace.shell("ss -Htn state established");
+        let waiting = |line: &str| line.split_whitespace().nth(1) != Some("0");
+        if !sockets.lines().any(waiting) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "unacknowledged:\n{sockets}");
+        thread::yield_now();
+    }
+}
+
 /// A connection from `namespace` to `vip` must reach the redirect listener, which must see both
 /// the VIP and the client.
 #[track_caller]
