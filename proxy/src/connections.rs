@@ -80,6 +80,8 @@ pub(crate) struct Slot {
     pub(crate) activity: Arc<Activity>,
     busy: Cell<u32>,
     requests: Cell<u32>,
+    /// A request's body is to come.
+    uploading: Cell<bool>,
     /// Reads when it last came to rest: one more is of the next request.
     rest: Cell<u32>,
     idle: Cell<Duration>,
@@ -117,6 +119,7 @@ impl Slot {
             activity: Arc::default(),
             busy: Cell::new(0),
             requests: Cell::new(0),
+            uploading: Cell::new(false),
             rest: Cell::new(0),
             idle: Cell::new(idle),
             closing: Cell::new(closing),
@@ -151,6 +154,11 @@ impl Slot {
     pub(crate) fn end(&self) {
         self.busy.set(self.busy.get().saturating_sub(1));
         self.rest.set(self.activity.reads());
+    }
+
+    /// Notes whether a request's body is to come, for which there is a time-out of its own.
+    pub(crate) fn set_uploading(&self, uploading: bool) {
+        self.uploading.set(uploading);
     }
 
     /// Takes over the idle time-out of the newest snapshot.
@@ -213,6 +221,9 @@ impl Slot {
         self.seen.set(seen);
         let over = |seconds: u64, limit: Duration| seconds > limit.as_secs();
         if over(seen.head, limits::HEAD_TIMEOUT) {
+            return Verdict::Abort;
+        }
+        if self.uploading.get() && over(seen.quiet, limits::BODY_TIMEOUT) {
             return Verdict::Abort;
         }
         let idle = over(seen.quiet, self.idle.get());

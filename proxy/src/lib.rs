@@ -9,8 +9,9 @@
 //! * [`sockets`]: the only place that opens sockets, inherited ones included
 //! * [`redirect`]: virtual IPs on a real host, through nftables
 //! * `worker`: one thread with its runtime, listeners, connections and pools; `accept`, `connections`, `target`
-//! * `l4`, `relay`: bytes; `http`: HTTP/1.1 and HTTP/2, with `http::exchange` as the one place where a request is
-//!   picked for, retried, timed and counted
+//! * `l4`, `relay`, `splice`: bytes, and `stream`: in the clear or inside TLS
+//! * `http`: HTTP/1.1 and HTTP/2, with `http::exchange` as the one place where a request is picked for, retried, timed
+//!   and counted
 //! * `pick`: which endpoint now
 //! * [`Metrics`]: what the workers count, summed at the scrape
 //!
@@ -32,11 +33,13 @@ mod proxy;
 pub mod redirect;
 mod relay;
 pub mod sockets;
+mod splice;
+mod stream;
 mod target;
 mod worker;
 
 pub use control::{ListenerKind, ListenerStatus};
 pub use error::ProxyError;
 pub use metrics::Metrics;
-pub use options::{Options, VipMode};
+pub use options::{Forwarding, Options, VipMode};
 pub use proxy::{Drained, Proxy};

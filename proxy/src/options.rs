@@ -25,6 +25,56 @@ pub struct Options {
     pub node_port_addresses: Vec<IpAddr>,
     /// Listening sockets of a parent process, used instead of new ones where the address is the same.
     pub inherited: Inherited,
+    /// What endpoints are told of clients.
+    pub forwarding: Forwarding,
+}
+
+/// What endpoints are told of clients, beside `X-Forwarded-For`, `-Proto` and `-Host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Networks of clients whose own `X-Forwarded-*` and `Forwarded` are believed and added to; those of all others are
+    /// replaced.
+    pub trusted: Vec<(IpAddr, u8)>,
+    /// `Forwarded` as well (RFC 7239).
+    pub forwarded: bool,
+    /// `Via` (RFC 9110, 7.6.3).
+    pub via: bool,
+    /// `X-Request-Id` where the client sends none.
+    pub request_id: bool,
+    /// `traceparent` where the client sends none (W3C Trace Context): every request is marked as sampled.
+    pub start_traces: bool,
+}
+
+impl Default for Forwarding {
+    /// Nobody is trusted; requests get an id.
+    fn default() -> Self {
+        Forwarding {
+            trusted: Vec::new(),
+            forwarded: false,
+            via: false,
+            request_id: true,
+            start_traces: false,
+        }
+    }
+}
+
+impl Forwarding {
+    /// Whether a client is believed.
+    pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted
+            .iter()
+            .any(|(network, prefix)| contains(*network, *prefix, ip))
+    }
+}
+
+fn contains(network: IpAddr, prefix: u8, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => (32, u128::from(ip.to_bits())),
+        IpAddr::V6(ip) => (128, ip.to_bits()),
+    };
+    let ((width, network), (of_ip, ip)) = (bits(network), bits(ip));
+    let away = width - u32::from(prefix).min(width);
+    width == of_ip && (network ^ ip).checked_shr(away).unwrap_or(0) == 0
 }
 
 impl Options {
@@ -37,6 +87,7 @@ impl Options {
             vips: VipMode::None,
             node_port_addresses: vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
             inherited: Inherited::none(),
+            forwarding: Forwarding::default(),
         }
     }
 }
@@ -60,8 +111,34 @@ pub(crate) mod limits {
 
     /// Bytes of a request's or response's head on HTTP/1.1 (431 beyond), and of a header list on HTTP/2.
     pub(crate) const HEAD_BYTES: usize = 64 * 1024;
-    /// Bytes that hyper buffers per HTTP/1.1 connection and direction; at most a head and as much body again.
-    pub(crate) const H1_BUFFER_BYTES: usize = 2 * HEAD_BYTES;
+    /// Bytes of a request's target on HTTP/1.1 (414 beyond).
+    pub(crate) const TARGET_BYTES: usize = 16 * 1024;
+    /// Bytes of all chunk extensions of one body together.
+    pub(crate) const CHUNK_EXTENSION_BYTES: usize = 16 * 1024;
+    /// Bytes of the trailers of one body.
+    pub(crate) const TRAILER_BYTES: usize = 16 * 1024;
+    /// Bytes of a request that are kept to send it again: its head and what fits of its body.
+    pub(crate) const REPLAY_BYTES: usize = 64 * 1024;
+    /// Bytes that are taken of a client's next requests while one is served.
+    pub(crate) const PIPELINED_BYTES: usize = 64 * 1024;
+    /// Between two reads of a request's body, checked every second.
+    pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+    /// For how long, and of how many bytes, what a client still sends is read before its connection closes.
+    pub(crate) const LINGER: Duration = Duration::from_secs(2);
+    pub(crate) const LINGER_BYTES: usize = 4 << 20;
+    /// Bytes read at a time of HTTP messages.
+    pub(crate) const READ_BYTES: usize = 32 * 1024;
+    /// Empty buffers that a worker keeps for the next requests, and the largest that it keeps.
+    pub(crate) const BUFFERS: usize = 128;
+    pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
+    /// What must be to come of a body for the kernel to move it.
+    pub(crate) const SPLICE_FROM: u64 = 16 * 1024;
+    /// Bytes moved by one call at most: what a pipe holds.
+    pub(crate) const SPLICE_BYTES: usize = 64 * 1024;
+    /// Calls in a row before other connections get their turn.
+    pub(crate) const SPLICE_ROUNDS: usize = 16;
+    /// Pipes that a worker keeps.
+    pub(crate) const PIPES: usize = 64;
     /// For a request's head, from its first byte, checked every second. Also for HTTP/2's first bytes.
     pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
     /// Streams at once on a client's HTTP/2 connection.

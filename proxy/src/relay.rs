@@ -10,8 +10,11 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::stream::{ClientStream, EndpointStream};
+
 use crate::connections::Activity;
 use crate::metrics::PortStats;
+use crate::options::limits;
 use crate::worker::Worker;
 
 /// Bytes that were read before the relay began and are sent first.
@@ -21,11 +24,40 @@ pub(crate) struct Early {
     pub(crate) from_endpoint: Vec<u8>,
 }
 
+/// What bytes are relayed between.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
+    /// When it closes, its peer is to see a reset.
+    fn reset(&self);
+}
+
+fn reset(stream: &TcpStream) {
+    // A socket that failed is closed already; then there is nothing to set.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+impl Duplex for TcpStream {
+    fn reset(&self) {
+        reset(self);
+    }
+}
+
+impl Duplex for ClientStream {
+    fn reset(&self) {
+        reset(self.tcp());
+    }
+}
+
+impl Duplex for EndpointStream {
+    fn reset(&self) {
+        reset(self.tcp());
+    }
+}
+
 /// Relays until both sides have ended, or one was reset; then the other is reset too.
 pub(crate) async fn relay(
     worker: &Worker,
-    mut client: TcpStream,
-    mut endpoint: TcpStream,
+    mut client: impl Duplex,
+    mut endpoint: impl Duplex,
     early: Early,
     activity: &Activity,
     stats: &PortStats,
@@ -49,10 +81,8 @@ pub(crate) async fn relay(
     })
     .await;
     if result.is_err() {
-        for stream in [&client, &endpoint] {
-            // The side that failed is closed already; then there is nothing to set.
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
+        client.reset();
+        endpoint.reset();
     }
     result
 }
@@ -89,8 +119,8 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         moved: impl Fn(u64),
     ) -> Poll<io::Result<()>> {
         loop {
@@ -121,7 +151,7 @@ impl Direction {
                 continue;
             }
             let scratch = &mut *worker.scratch.borrow_mut();
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(&mut scratch[..limits::RELAY_BYTES]);
             match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
                     self.held = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,7 +20,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::accept::{Destination, Listening};
 use crate::connections::{Closing, Connections};
 use crate::metrics::WorkerStats;
-use crate::options::limits;
+use crate::options::{Forwarding, limits};
+use crate::splice::Pipes;
 use crate::target::{Binding, Port};
 
 /// What the control side asks of a worker. Workers never answer but at the end of a drain.
@@ -70,8 +72,14 @@ pub(crate) struct Worker {
     ports: RefCell<HashMap<ServiceKey, Vec<Rc<Port>>>>,
     pub(crate) connections: Connections,
     pub(crate) stats: Arc<WorkerStats>,
-    /// Every relay reads into it: it stays in the processor's cache, and idle connections hold no buffer.
+    /// Everything is read into it: it stays in the processor's cache, and idle connections hold no buffer.
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// Heads on their way to clients are written here.
+    pub(crate) out: RefCell<Vec<u8>>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    pub(crate) pipes: Rc<Pipes>,
+    pub(crate) forwarding: Arc<Forwarding>,
+    random: Cell<u64>,
     listening: RefCell<HashMap<SocketAddr, Vec<Rc<Listening>>>>,
     draining: Cell<bool>,
 }
@@ -85,16 +93,53 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    fn new(snapshot: Arc<ArcSwap<Snapshot>>, stats: Arc<WorkerStats>) -> Self {
+    fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        stats: Arc<WorkerStats>,
+        forwarding: Arc<Forwarding>,
+    ) -> Self {
         Worker {
             snapshot: RefCell::new(Cache::new(snapshot)),
             ports: RefCell::default(),
             connections: Connections::default(),
             stats,
-            scratch: RefCell::new(vec![0; limits::RELAY_BYTES].into()),
+            scratch: RefCell::new(vec![0; limits::READ_BYTES].into()),
+            out: RefCell::default(),
+            buffers: RefCell::default(),
+            pipes: Rc::default(),
+            forwarding,
+            random: Cell::new(RandomState::new().hash_one(())),
             listening: RefCell::default(),
             draining: Cell::new(false),
         }
+    }
+
+    /// An empty buffer.
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps a buffer for the next who needs one, unless it is too large or there are enough.
+    pub(crate) fn take_back(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffer.capacity() <= limits::BUFFER_BYTES && buffers.len() < limits::BUFFERS {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// A number that no two requests of this node share; not a secret. SplitMix64 (Steele, Lea, Flood, 2014), seeded
+    /// by the operating system.
+    pub(crate) fn random_id(&self) -> u128 {
+        let mut next = || {
+            let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+            self.random.set(state);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            u128::from(z ^ (z >> 31))
+        };
+        next() << 64 | next()
     }
 
     /// The newest snapshot's number: a load and a comparison.
@@ -282,6 +327,7 @@ impl WorkerHandle {
         index: usize,
         snapshot: Arc<ArcSwap<Snapshot>>,
         stats: Arc<WorkerStats>,
+        forwarding: Arc<Forwarding>,
     ) -> io::Result<Self> {
         let (commands, received) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
@@ -295,7 +341,7 @@ impl WorkerHandle {
                     Ok(runtime) => {
                         // Nobody waits only if starting was given up.
                         let _ = ready.send(Ok(()));
-                        let worker = Rc::new(Worker::new(snapshot, stats));
+                        let worker = Rc::new(Worker::new(snapshot, stats, forwarding));
                         runtime.block_on(worker.run(received));
                     }
                     Err(error) => drop(ready.send(Err(error))),

@@ -1,38 +1,40 @@
-//! A request and its response: the one place where a request is picked for (by its [`Tries`]), timed and counted.
+//! A request and its response, whatever either side speaks: **the one seam where a request is picked for, retried, timed
+//! and counted**. The engines (`h1`, `h2`) move its bytes and ask here what to do.
+//!
+//! ```text
+//! Exchange::begin ─► pick ─► (engine: connect, send) ─► failed ─► pick …
+//!                                                    └► answered ─► Ending, until the body has ended
+//! ```
+//!
+//! Where later rooms stand: routes, policy and rate limits are steps of [`Exchange::begin`]; affinity and zones belong to
+//! [`pick::pick`](crate::pick::pick); ejection counts in [`Exchange::failed`] and [`Exchange::answered`].
 
 use std::cell::OnceCell;
-use std::convert::Infallible;
-use std::future::ready;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures::future::Either;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-
-use super::attempt::{Answer, Lease};
-use super::body::{End, ResponseBody};
-use super::headers::{self, Prepared};
+use super::endpoint::Failure;
+use super::message::Forwarded;
 use super::reply::{Problem, Style};
-use super::tries::Tries;
-use super::upgrade;
+use super::tries::{Resend, Tries, Try};
 use crate::connections::Slot;
 use crate::metrics::Spoken;
-use crate::target::{Binding, InFlight, Port};
+use crate::target::{Binding, InFlight, Port, View};
 use crate::worker::Worker;
 
 /// A client's connection, as its requests see it.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
-    slot: Rc<Slot>,
+    pub(super) slot: Rc<Slot>,
     binding: Binding,
     /// Without the IPv4 in IPv6 of a dual-stack listener.
     ip: IpAddr,
     spoken: Spoken,
-    forwarded_for: OnceCell<HeaderValue>,
+    https: bool,
+    trusted: bool,
+    address: OnceCell<Box<str>>,
 }
 
 impl Client {
@@ -42,24 +44,45 @@ impl Client {
         binding: Binding,
         peer: SocketAddr,
         spoken: Spoken,
+        https: bool,
     ) -> Self {
         let ip = peer.ip().to_canonical();
+        let trusted = worker.forwarding.trusts(ip);
         Client {
             worker,
             slot,
             binding,
             ip,
             spoken,
-            forwarded_for: OnceCell::new(),
+            https,
+            trusted,
+            address: OnceCell::new(),
         }
     }
 
-    /// The client's address as a header's value, written once per connection.
-    pub(super) fn address(&self) -> &HeaderValue {
-        self.forwarded_for.get_or_init(|| {
-            HeaderValue::try_from(self.ip.to_string()).expect("an address is visible ASCII")
-        })
+    /// What endpoints are told of this client.
+    pub(super) fn forwarded(&self) -> Forwarded<'_> {
+        let forwarding = &self.worker.forwarding;
+        let address = self.address.get_or_init(|| self.ip.to_string().into());
+        Forwarded {
+            address,
+            https: self.https,
+            trusted: self.trusted,
+            standard: forwarding.forwarded,
+            via: forwarding.via,
+            request_id: forwarding.request_id.then(|| self.worker.random_id()),
+            trace: forwarding
+                .start_traces
+                .then(|| (self.worker.random_id(), self.worker.random_id() as u64)),
+        }
     }
+}
+
+/// What there is to know of a request before it goes anywhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) idempotent: bool,
+    pub(super) style: Style,
 }
 
 /// Counts a request: as in flight on its connection until it is dropped, its status once, its duration at the end.
@@ -105,140 +128,138 @@ impl Drop for Record {
     }
 }
 
-/// What a response's body holds on to: the request counts as in flight until the body has ended or was dropped, and
-/// the connection is free for another only when it has ended.
+/// A request without an answer yet.
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(super) struct Exchange {
     record: Record,
-    port: Rc<Port>,
-    in_flight: InFlight,
-    lease: Lease,
-}
-
-impl End for Ending {
-    fn ended(self) {
-        let worker = &self.record.client.worker;
-        self.lease.give_back(worker, self.port, &self.in_flight);
-    }
-}
-
-/// The body of what a client gets.
-pub(super) type Body = ResponseBody<Ending>;
-
-/// Answers a request, always.
-///
-/// What needs no waiting is done before the future is made: the engine moves that into place for each request, so it is
-/// kept small.
-pub(super) fn exchange(
-    client: Rc<Client>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    match Exchange::begin(client, request) {
-        Ok(exchange) => Either::Left(exchange.run()),
-        Err(response) => Either::Right(ready(Ok(*response))),
-    }
-}
-
-/// A request that can be sent.
-struct Exchange {
-    style: Style,
-    record: Record,
-    port: Rc<Port>,
-    limit: Option<Duration>,
+    pub(super) style: Style,
+    pub(super) port: Rc<Port>,
+    pub(super) view: View,
     tries: Tries,
-    upgrade: Option<OnUpgrade>,
 }
 
 impl Exchange {
-    /// Finds out what the request is for, and makes it one for endpoints.
+    /// Finds out what the request is for.
     ///
     /// # Errors
-    /// The answer to a request that goes nowhere.
-    fn begin(client: Rc<Client>, request: Request<Incoming>) -> Result<Self, Box<Response<Body>>> {
-        let style = Style::of(&request);
+    /// The answer to a request that goes nowhere; it is counted.
+    pub(super) fn begin(client: &Rc<Client>, asked: Asked) -> Result<Self, Refused> {
         let first = client.slot.requests() == 0;
-        let mut record = Record::begin(&client);
+        let mut record = Record::begin(client);
         let Some((port, view)) = client.binding.resolve(&client.worker) else {
             let problem = Problem::no_service(client.binding.key());
-            return Err(Box::new(problem.response(style)));
+            return Err(Refused::new(record, problem, asked.style));
         };
         record.port = Some(Rc::clone(&port));
         client.slot.set_idle(view.idle_timeout);
-        match headers::prepare(&client, view.upstream, request) {
-            Err(problem) => Err(Box::new(answered(record, problem, style))),
-            Ok(Prepared { request, upgrade }) => {
-                Port::deposit(&view);
-                let limit = view.request_timeout;
-                let tries = Tries::new(Rc::clone(&port), view, first, request);
-                Ok(Exchange {
-                    style,
-                    record,
-                    port,
-                    limit,
-                    tries,
-                    upgrade,
-                })
-            }
-        }
-    }
-
-    // Not an `async fn`: its future would hold `self` twice, as argument and as variable.
-    #[expect(clippy::manual_async_fn, reason = "half the size")]
-    fn run(mut self) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-        async move {
-            let result = match self.limit {
-                None => self.tries.run().await,
-                Some(limit) => {
-                    let timeout = Box::pin(tokio::time::timeout(limit, self.tries.run()));
-                    let timeout = timeout.await;
-                    timeout.unwrap_or_else(|_| Err(Problem::timeout(self.port.key(), limit)))
-                }
-            };
-            Ok(match result {
-                Ok((answer, in_flight)) => self.respond(answer, in_flight),
-                Err(problem) => answered(self.record, problem, self.style),
-            })
-        }
-    }
-
-    fn respond(self, answer: Answer, in_flight: InFlight) -> Response<Body> {
-        let Exchange {
-            style,
-            mut record,
-            port,
-            upgrade,
-            ..
-        } = self;
-        let Answer {
-            mut response,
-            lease,
-        } = answer;
-        let status = response.status();
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client_side) = upgrade else {
-                return answered(record, Problem::unasked_upgrade(port.key()), style);
-            };
-            record.answered(status.as_u16());
-            return upgrade::tunnel(&record.client, port, in_flight, client_side, response);
-        }
-        headers::strip(response.headers_mut());
-        *response.version_mut() = Version::HTTP_11;
-        response.extensions_mut().clear();
-        record.answered(status.as_u16());
-        let ending = Ending {
+        Port::deposit(&view);
+        Ok(Exchange {
             record,
+            style: asked.style,
+            tries: Tries::new(Rc::clone(&port), view.clone(), first, asked.idempotent),
             port,
-            in_flight,
-            lease,
-        };
-        response.map(|incoming| ResponseBody::stream(incoming, ending))
+            view,
+        })
+    }
+
+    /// A request that is wrong in itself: counted for the service that it was meant for.
+    pub(super) fn refuse(client: &Rc<Client>, problem: Problem, style: Style) -> Refused {
+        let mut record = Record::begin(client);
+        record.port = client
+            .binding
+            .resolve(&client.worker)
+            .map(|(port, _)| port);
+        Refused::new(record, problem, style)
+    }
+
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.record.client
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.record.client.worker
+    }
+
+    /// When the response's head must have come, at the latest.
+    pub(super) fn deadline(&self) -> Option<(Instant, Duration)> {
+        let limit = self.view.request_timeout?;
+        Some((self.record.started + limit, limit))
+    }
+
+    /// Whom to ask now.
+    ///
+    /// # Errors
+    /// There is nobody, or nobody left to ask.
+    pub(super) fn pick(&mut self, resend: Resend) -> Result<Try, Problem> {
+        self.tries.pick(resend)
+    }
+
+    /// A try failed; whether another may be made.
+    ///
+    /// # Errors
+    /// What the client is told, as none may.
+    pub(super) fn failed(
+        &mut self,
+        index: usize,
+        failure: Failure,
+        resend: Resend,
+    ) -> Result<(), Problem> {
+        self.tries.failed(index, failure, resend)
+    }
+
+    /// The response's head came: what is left is its body.
+    pub(super) fn answered(mut self, tried: Try, status: u16) -> Ending {
+        self.tries.succeeded(&tried);
+        self.record.answered(status);
+        Ending {
+            record: self.record,
+            port: self.port,
+            in_flight: tried.in_flight,
+        }
+    }
+
+    /// The answer is one of ours.
+    pub(super) fn give_up(self, problem: Problem) -> Refused {
+        Refused::new(self.record, problem, self.style)
     }
 }
 
-/// Counts a problem and makes it the response.
-fn answered(mut record: Record, problem: Problem, style: Style) -> Response<Body> {
-    let status = problem.status.as_u16();
-    record.answered(status);
-    tracing::debug!(service = %record.client.binding.key(), status, problem.text, "answered");
-    problem.response(style)
+/// A request that is answered by us. It counts as in flight until this is dropped.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) problem: Problem,
+    pub(super) style: Style,
+    _record: Record,
+}
+
+impl Refused {
+    fn new(mut record: Record, problem: Problem, style: Style) -> Self {
+        let status = problem.status.as_u16();
+        record.answered(status);
+        tracing::debug!(service = %record.client.binding.key(), status, problem.text, "answered");
+        Refused {
+            problem,
+            style,
+            _record: record,
+        }
+    }
+}
+
+/// A response whose body has not ended: the request counts as in flight until this is dropped.
+#[derive(Debug)]
+pub(super) struct Ending {
+    record: Record,
+    pub(super) port: Rc<Port>,
+    pub(super) in_flight: InFlight,
+}
+
+impl Ending {
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.record.client.worker
+    }
+
+    /// The endpoint may be given more work: a connection to it is worth keeping.
+    pub(super) fn may_keep(&self) -> bool {
+        self.port.may_keep(self.worker(), &self.in_flight)
+    }
 }

@@ -9,11 +9,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 use futures::future::{LocalBoxFuture, Shared};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 
-use super::attempt::ConnectError;
-use super::body::RequestBody;
-use super::io::Peek;
+use super::endpoint::{ConnectError, Connection};
+use super::h2::RequestBody;
 use crate::options::limits;
 
 /// How sure a connection must be to be open still.
@@ -25,13 +24,6 @@ pub(super) enum Need {
     Sure,
     /// It can't, and its client would not send it again either, being its first: a new connection.
     New,
-}
-
-/// An HTTP/1.1 connection that waits for a request.
-#[derive(Debug)]
-pub(super) struct Idle {
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) peek: Peek,
 }
 
 /// An HTTP/2 connection being made, or made: all who want it wait for the same one.
@@ -71,7 +63,7 @@ type BySeq<T> = HashMap<u64, T, BuildHasherDefault<SeqHasher>>;
 #[derive(Default)]
 pub(crate) struct Pool {
     /// The most recently used last.
-    idle: RefCell<BySeq<Vec<(Idle, Instant)>>>,
+    idle: RefCell<BySeq<Vec<(Connection, Instant)>>>,
     multiplexed: RefCell<BySeq<Multiplexed>>,
     numbers: std::cell::Cell<u64>,
 }
@@ -88,36 +80,37 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// The most recently used connection that is open still, as far as `need` asks to know: it is the least likely to
     /// be closed at this moment, and the others get the chance to grow old.
-    pub(super) fn take(&self, seq: u64, need: Need, now: Instant) -> Option<Idle> {
+    pub(super) fn take(&self, seq: u64, need: Need) -> Option<Connection> {
         if need == Need::New {
             return None;
         }
         let mut idle = self.idle.borrow_mut();
         let of_endpoint = idle.get_mut(&seq)?;
-        while let Some((connection, since)) = of_endpoint.pop() {
-            if !connection.sender.is_ready() {
+        while let Some((mut connection, since)) = of_endpoint.pop() {
+            if !connection.is_open() {
                 continue;
             }
             if need == Need::Sure {
-                if now.saturating_duration_since(since) > limits::FRESH_ENOUGH {
+                if since.elapsed() > limits::FRESH_ENOUGH {
                     of_endpoint.push((connection, since));
                     return None;
                 }
-                if !connection.peek.is_quiet() {
+                if !connection.is_quiet() {
                     continue;
                 }
             }
+            connection.begins_anew();
             return Some(connection);
         }
         None
     }
 
     /// Keeps a connection for the next request; closes it when there are enough.
-    pub(super) fn put(&self, seq: u64, connection: Idle, now: Instant) {
+    pub(super) fn put(&self, seq: u64, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
         let of_endpoint = idle.entry(seq).or_default();
         if of_endpoint.len() < limits::IDLE_PER_ENDPOINT {
-            of_endpoint.push((connection, now));
+            of_endpoint.push((connection, Instant::now()));
         }
     }
 
@@ -172,7 +165,7 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) {
         let old = |since: &Instant| now.saturating_duration_since(*since) > limits::IDLE_UPSTREAM;
         self.idle.borrow_mut().retain(|_, of_endpoint| {
-            of_endpoint.retain(|(connection, since)| !old(since) && !connection.sender.is_closed());
+            of_endpoint.retain_mut(|(connection, since)| !old(since) && connection.is_open());
             !of_endpoint.is_empty()
         });
         self.multiplexed.borrow_mut().retain(|_, known| {

@@ -1,15 +1,11 @@
 //! The tries of a request: which endpoint, whether on a kept connection, and whether once more after a failure.
 //!
-//! Sent again is only what provably was not processed, or is idempotent, and has no body; within the port's number of
-//! retries and its budget.
+//! Sent again is only what provably was not processed, or is idempotent; within the port's number of retries and its
+//! budget; and only while all that was sent is still at hand. Nothing here does I/O.
 
 use std::rc::Rc;
 
-use http::{HeaderMap, Method, Request, Uri, Version};
-use model::service::UpstreamProtocol;
-
-use super::attempt::{Answer, Failure, Unsent, attempt, in_words, went_unanswered};
-use super::body::RequestBody;
+use super::endpoint::Failure;
 use super::pool::Need;
 use super::reply::Problem;
 use crate::metrics::RetryResult;
@@ -17,16 +13,35 @@ use crate::options::limits;
 use crate::pick::{self, Tried, hold_off};
 use crate::target::{InFlight, Port, View};
 
+/// Whether the request can be made again, from what is at hand of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resend {
+    Possible,
+    /// Part of its body is gone.
+    Impossible,
+}
+
+/// One try.
+#[derive(Debug)]
+pub(super) struct Try {
+    /// Into [`model::snapshot::PortView::endpoints`].
+    pub(super) index: usize,
+    pub(super) need: Need,
+    pub(super) in_flight: InFlight,
+}
+
 /// The tries of one request.
+#[derive(Debug)]
 pub(super) struct Tries {
-    unsent: Unsent,
     port: Rc<Port>,
     view: View,
-    need: Need,
-    /// Kept to make the request again; none for what must not be or can't.
-    head: Option<Head>,
+    /// Its client has sent none before: it would not send it again either (HAProxy's `http-reuse safe`).
+    first: bool,
     idempotent: bool,
     tried: Tried,
+    /// To be asked again, on a new connection.
+    again: Option<usize>,
+    new_only: bool,
     timeouts: u32,
     retries: u32,
     not_sent: u32,
@@ -36,60 +51,16 @@ pub(super) struct Tries {
     last: Option<Problem>,
 }
 
-/// A request without a body. Cloning it costs two allocations and a reference count per field.
-#[derive(Clone)]
-struct Head {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    headers: HeaderMap,
-}
-
-impl Head {
-    fn of(request: &Request<RequestBody>) -> Self {
-        Head {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: request.headers().clone(),
-        }
-    }
-
-    fn request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::Empty);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers;
-        request
-    }
-}
-
 impl Tries {
-    pub(super) fn new(
-        port: Rc<Port>,
-        view: View,
-        first: bool,
-        request: Request<RequestBody>,
-    ) -> Self {
-        let repeatable = view.retries > 0 && matches!(request.body(), RequestBody::Empty);
-        let idempotent = request.method().is_idempotent();
-        // An endpoint that speaks HTTP/2 can say that it did not process a request, whatever its method.
-        let keep = repeatable && (idempotent || view.upstream == UpstreamProtocol::H2c);
-        let need = match (repeatable && idempotent, first) {
-            (true, _) => Need::Any,
-            (false, true) => Need::New,
-            (false, false) => Need::Sure,
-        };
-        let head = keep.then(|| Head::of(&request));
+    pub(super) fn new(port: Rc<Port>, view: View, first: bool, idempotent: bool) -> Self {
         Tries {
-            unsent: Some(request),
             port,
             view,
-            need,
-            head,
+            first,
             idempotent,
             tried: Tried::default(),
+            again: None,
+            new_only: false,
             timeouts: 0,
             retries: 0,
             not_sent: 0,
@@ -99,131 +70,151 @@ impl Tries {
         }
     }
 
-    /// Tries endpoints until one answers. One that can't be connected to got nothing: the next is asked, each once.
+    /// Whom to ask now. One that can't be connected to got nothing: the next is asked, each once.
     ///
     /// # Errors
     /// What went wrong with the last one tried, or why there is none to try.
-    pub(super) async fn run(&mut self) -> Result<(Answer, InFlight), Problem> {
-        // Cloned once: the tries below change what the view is kept beside.
-        let (port, view) = (Rc::clone(&self.port), self.view.clone());
-        let mut again = None;
-        loop {
-            let picked = again.take().or_else(|| pick::pick(&view, &self.tried));
-            let Some(index) = picked else {
-                return Err(self.last.take().unwrap_or_else(|| self.nobody()));
-            };
-            let in_flight = InFlight::new(&view, index);
-            let endpoint = &view.endpoints[index];
-            let tried = attempt(&port, &view, index, self.need, &mut self.unsent).await;
-            let failure = match tried {
-                Ok(answer) => {
-                    hold_off::end(endpoint);
-                    self.count_retry(RetryResult::Success);
-                    return Ok((answer, in_flight));
-                }
-                Err(failure) => failure,
-            };
-            drop(in_flight);
-            match failure {
-                Failure::Connect { error } => {
-                    self.port.stats.connect_failures.add(1);
-                    self.timeouts += u32::from(error.timed_out());
-                    if error.unanswered() {
-                        self.port.hold_off(endpoint);
-                    }
-                    self.tried.add(endpoint);
-                    let problem = Problem::connect(endpoint, &error.in_words());
-                    tracing::debug!(service = %self.port.key(), problem.text, "trying the next endpoint");
-                    if self.timeouts >= limits::CONNECT_TIMEOUTS {
-                        return Err(problem);
-                    }
-                    self.last = Some(problem);
-                }
-                Failure::NotSent { error } => {
-                    self.not_sent += 1;
-                    if self.not_sent <= limits::UNSENT {
-                        again = Some(index);
-                        self.need = Need::New;
-                    } else {
-                        self.tried.add(endpoint);
-                    }
-                    self.last = Some(Problem::broken(endpoint, &in_words(&error)));
-                }
-                Failure::Unprocessed { error } => {
-                    let problem = Problem::broken(endpoint, &in_words(&error));
-                    self.tried.add(endpoint);
-                    self.once_more(problem)?;
-                    again = self.only(index);
-                }
-                Failure::Broken { error, reused } => {
-                    if error.is_user() {
-                        return Err(Problem::request_body(&in_words(&error)));
-                    }
-                    let problem = Problem::broken(endpoint, &in_words(&error));
-                    let gone = went_unanswered(&error);
-                    if gone {
-                        self.port.hold_off(endpoint);
-                    }
-                    match self.stale_head(reused) {
-                        Some(head) => {
-                            self.need = Need::New;
-                            self.unsent = Some(head.request());
-                            if gone {
-                                self.tried.add(endpoint);
-                                self.last = Some(problem);
-                                again = self.only(index);
-                            } else {
-                                again = Some(index);
-                            }
-                        }
-                        None if self.idempotent => {
-                            self.tried.add(endpoint);
-                            self.once_more(problem)?;
-                            again = self.only(index);
-                        }
-                        None => {
-                            self.count_retry(RetryResult::Failure);
-                            return Err(problem);
-                        }
-                    }
-                }
-            }
-        }
+    pub(super) fn pick(&mut self, resend: Resend) -> Result<Try, Problem> {
+        let picked = self
+            .again
+            .take()
+            .or_else(|| pick::pick(&self.view, &self.tried));
+        let Some(index) = picked else {
+            return Err(self.last.take().unwrap_or_else(|| self.nobody()));
+        };
+        let repeatable = self.idempotent && self.view.retries > 0 && resend == Resend::Possible;
+        let need = match (repeatable, self.first) {
+            _ if self.new_only => Need::New,
+            (true, _) => Need::Any,
+            (false, true) => Need::New,
+            (false, false) => Need::Sure,
+        };
+        Ok(Try {
+            index,
+            need,
+            in_flight: InFlight::new(&self.view, index),
+        })
     }
 
-    /// The request for another try on a new connection to the same endpoint, when the kept one that carried it closed
-    /// without a byte: most likely it had been idle for too long. Such a try is no more load on anybody and therefore
-    /// free, but there is only one.
-    fn stale_head(&mut self, reused: bool) -> Option<Head> {
-        if !reused || self.stale || !self.idempotent {
-            return None;
-        }
-        let head = self.head.clone()?;
-        self.stale = true;
-        self.count_retry(RetryResult::Failure);
-        self.retrying = true;
-        Some(head)
+    /// The endpoint answered.
+    pub(super) fn succeeded(&mut self, tried: &Try) {
+        hold_off::end(&self.view.endpoints[tried.index]);
+        self.count_retry(RetryResult::Success);
     }
 
-    /// Makes the request again for another try, if their number and the budget allow one; else it is the problem.
-    fn once_more(&mut self, problem: Problem) -> Result<(), Problem> {
-        self.count_retry(RetryResult::Failure);
-        match &self.head {
-            Some(head) if self.retries < self.view.retries && self.port.withdraw(&self.view) => {
-                self.retries += 1;
-                self.retrying = true;
+    /// Decides whether there is another try.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn failed(
+        &mut self,
+        index: usize,
+        failure: Failure,
+        resend: Resend,
+    ) -> Result<(), Problem> {
+        // Cloned, as what is decided below changes what the view is kept beside.
+        let view = self.view.clone();
+        let endpoint = &view.endpoints[index];
+        match failure {
+            Failure::Connect { error } => {
+                self.port.stats.connect_failures.add(1);
+                self.timeouts += u32::from(error.timed_out());
+                if error.unanswered() {
+                    self.port.hold_off(endpoint);
+                }
+                self.tried.add(endpoint);
+                let problem = Problem::connect(endpoint, &error.in_words());
+                tracing::debug!(service = %self.port.key(), problem.text, "trying the next endpoint");
+                if self.timeouts >= limits::CONNECT_TIMEOUTS {
+                    return Err(problem);
+                }
                 self.last = Some(problem);
-                self.unsent = Some(head.clone().request());
                 Ok(())
             }
-            _ => Err(problem),
+            Failure::NotSent { error } => {
+                self.not_sent += 1;
+                if self.not_sent <= limits::UNSENT {
+                    self.again = Some(index);
+                    self.new_only = true;
+                } else {
+                    self.tried.add(endpoint);
+                }
+                self.last = Some(Problem::broken(endpoint, &error));
+                Ok(())
+            }
+            Failure::Unprocessed { error } => {
+                let problem = Problem::broken(endpoint, &error);
+                self.tried.add(endpoint);
+                self.once_more(problem, resend)?;
+                self.only(index);
+                Ok(())
+            }
+            Failure::Broken { error, reused } => {
+                let problem = Problem::broken(endpoint, &error);
+                let gone = error.unanswered();
+                if gone {
+                    self.port.hold_off(endpoint);
+                }
+                if self.is_stale(reused, resend) {
+                    self.new_only = true;
+                    if gone {
+                        self.tried.add(endpoint);
+                        self.last = Some(problem);
+                        self.only(index);
+                    } else {
+                        self.again = Some(index);
+                    }
+                    return Ok(());
+                }
+                if !self.idempotent {
+                    self.count_retry(RetryResult::Failure);
+                    return Err(problem);
+                }
+                self.tried.add(endpoint);
+                self.once_more(problem, resend)?;
+                self.only(index);
+                Ok(())
+            }
         }
+    }
+
+    /// Whether the kept connection that carried the request had most likely been idle for too long: it closed without a
+    /// byte. Another try on a new connection is no more load on anybody and therefore free, but there is only one.
+    fn is_stale(&mut self, reused: bool, resend: Resend) -> bool {
+        let stale = reused
+            && !self.stale
+            && self.idempotent
+            && self.view.retries > 0
+            && resend == Resend::Possible;
+        if stale {
+            self.stale = true;
+            self.count_retry(RetryResult::Failure);
+            self.retrying = true;
+        }
+        stale
+    }
+
+    /// Allows another try if the request is at hand and number and budget allow one; else this is the problem.
+    fn once_more(&mut self, problem: Problem, resend: Resend) -> Result<(), Problem> {
+        self.count_retry(RetryResult::Failure);
+        if resend == Resend::Impossible
+            || self.retries >= self.view.retries
+            || !self.port.withdraw(&self.view)
+        {
+            return Err(problem);
+        }
+        self.retries += 1;
+        self.retrying = true;
+        self.last = Some(problem);
+        Ok(())
     }
 
     /// The same endpoint again where there is no other left to ask.
-    fn only(&mut self, index: usize) -> Option<usize> {
-        self.need = Need::New;
-        (self.tried.len() >= self.view.eligible.len()).then_some(index)
+    fn only(&mut self, index: usize) {
+        self.new_only = true;
+        if self.tried.len() >= self.view.eligible.len() {
+            self.again = Some(index);
+        }
     }
 
     fn count_retry(&mut self, result: RetryResult) {

@@ -1,0 +1,172 @@
+//! A client's HTTP/1.1 connection: heads are read, requests served one after the other, the connection kept or closed.
+//!
+//! # Layout
+//! * this file: the connection's life
+//! * `side`: the client's socket, counted, with what was read too early
+//! * `request`: a head becomes an exchange and what is sent of it first
+//! * `talk`: one try at an endpoint that speaks HTTP/1.1, and the response's way back
+//! * `over_http2`: the same at one that speaks HTTP/2
+//! * `close`: how a connection ends so that its last answer arrives
+//!
+//! # Cost
+//! All reading is done into the worker's one buffer. A connection holds bytes only where a receiver is slower than its
+//! sender, where half a head has come, and of a request that may have to be sent again. What a request needs is
+//! allocated when its head has come and given back when its response has ended: an idle connection holds its socket and
+//! its slot.
+
+mod close;
+mod over_http2;
+mod request;
+mod side;
+mod talk;
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::exchange::{Client, Refused};
+use super::reply::Style;
+use crate::connections::Closing;
+use request::{Begun, Outgoing};
+pub(super) use side::Side;
+
+/// What becomes of a client's connection after a response.
+#[derive(Debug)]
+enum Then {
+    /// It takes the next request.
+    Keep,
+    /// It closes; the client has sent all that it wanted to.
+    Close,
+    /// It closes once the client has had time to read the answer: it may be sending still.
+    Linger,
+    /// The response broke off, which a FIN could hide.
+    Reset,
+    /// It speaks something else now.
+    Tunnel(Box<talk::Tunnel>),
+}
+
+/// What the client wants next.
+enum Next {
+    Request(Box<Begun>),
+    Refused(Refused, Then),
+    /// Nothing any more.
+    End,
+}
+
+/// The connection.
+pub(super) struct Http1 {
+    client: Rc<Client>,
+    side: Side,
+}
+
+impl Http1 {
+    pub(super) fn new(client: Rc<Client>, side: Side) -> Self {
+        Http1 { client, side }
+    }
+
+    /// Serves the client until either of us has enough.
+    pub(super) async fn run(mut self) -> io::Result<()> {
+        loop {
+            let then = match poll_fn(|cx| self.poll_next(cx)).await? {
+                Next::End => return Ok(()),
+                Next::Refused(refused, then) => self.answer(refused, then).await?,
+                // Boxed, so that an idle connection holds no room for it.
+                Next::Request(begun) => Box::pin(serve(&mut self.side, begun)).await?,
+            };
+            match then {
+                Then::Keep if self.client.slot.closing() == Closing::No => {}
+                Then::Keep | Then::Close => return Ok(()),
+                Then::Linger => return Box::pin(close::linger(self.client, self.side)).await,
+                Then::Reset => return Ok(close::reset(self.side)),
+                Then::Tunnel(tunnel) => {
+                    tunnel.run(&self.client, self.side);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        if !self.side.rest.is_empty() {
+            let mut early = std::mem::take(&mut self.side.rest);
+            if let Some(next) = self.begin(&mut early) {
+                return Poll::Ready(Ok(next));
+            }
+        }
+        let worker = Rc::clone(&self.client.worker);
+        loop {
+            let slot = &self.client.slot;
+            slot.park(cx.waker());
+            if slot.closing() == Closing::Now && self.side.rest.is_empty() {
+                return Poll::Ready(Ok(Next::End));
+            }
+            let mut scratch = worker.scratch.borrow_mut();
+            let n = match ready!(self.side.poll_read(cx, &mut scratch)) {
+                Ok(n) => n,
+                // Clients that reset a connection they are done with did nothing wrong.
+                Err(_) if self.side.rest.is_empty() => return Poll::Ready(Ok(Next::End)),
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            if n == 0 {
+                return Poll::Ready(Ok(Next::End));
+            }
+            let next = if self.side.rest.is_empty() {
+                self.begin(&mut scratch[..n])
+            } else {
+                let mut all = std::mem::take(&mut self.side.rest);
+                all.extend_from_slice(&scratch[..n]);
+                self.begin(&mut all)
+            };
+            if let Some(next) = next {
+                return Poll::Ready(Ok(next));
+            }
+        }
+    }
+
+    /// An answer of our own.
+    async fn answer(&mut self, refused: Refused, then: Then) -> io::Result<Then> {
+        answer(&mut self.side, refused, then).await
+    }
+}
+
+async fn answer(side: &mut Side, refused: Refused, then: Then) -> io::Result<Then> {
+    let keep = matches!(then, Then::Keep) && side.slot.closing() == Closing::No;
+    let then = if keep || !matches!(then, Then::Keep) {
+        then
+    } else {
+        Then::Close
+    };
+    let bytes = refused.problem.http1(keep);
+    side.write_all(&bytes).await?;
+    Ok(then)
+}
+
+/// Serves one request, whatever its endpoint speaks.
+async fn serve(side: &mut Side, begun: Box<Begun>) -> io::Result<Then> {
+    let begun = *begun;
+    match begun.outgoing {
+        Outgoing::Http1(flight) => {
+            talk::serve(side, begun.exchange, begun.facts, begun.decoder, flight).await
+        }
+        Outgoing::Http2(head, early) => {
+            let (exchange, facts, decoder) = (begun.exchange, begun.facts, begun.decoder);
+            let early = Bytes::from(early);
+            over_http2::serve(side, exchange, facts, decoder, *head, early).await
+        }
+    }
+}
+
+/// Whether a request without an endpoint's answer leaves the connection usable: it does when nothing of it is to come.
+fn then_after(ended: bool, keep_alive: bool) -> Then {
+    match (ended, keep_alive) {
+        (true, true) => Then::Keep,
+        (true, false) => Then::Close,
+        (false, _) => Then::Linger,
+    }
+}
+
+/// Plain text, whatever was asked for: what is wrong is the head itself.
+const UNREAD: Style = Style::Plain;

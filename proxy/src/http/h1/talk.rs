@@ -1,0 +1,267 @@
+//! A request at endpoints that speak HTTP/1.1: its tries, the rest of its body on the way there, the response on its way
+//! back. Both directions move at once; each reads only when what it read before has gone out.
+
+mod download;
+mod tunnel;
+mod upload;
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use super::request::Facts;
+use super::{Side, Then, answer, then_after};
+use crate::connections::Closing;
+use crate::http::endpoint::{Connection, EndpointError, Failure, Patience};
+use crate::http::exchange::{Ending, Exchange};
+use crate::http::message::Decoder;
+use crate::http::reply::Problem;
+use crate::http::tries::Try;
+use crate::options::limits;
+use crate::worker::Worker;
+use download::Download;
+pub(super) use tunnel::Tunnel;
+use upload::Upload;
+
+/// How a try ends.
+enum Outcome {
+    /// The response went to the client.
+    Answered(Then),
+    /// The endpoint failed before it answered.
+    Failed(Failure),
+    /// The client is told what is wrong; nothing of a response has gone to it.
+    Problem(Problem),
+    /// The client left.
+    Gone,
+}
+
+/// Where a request is between its first try and the end of its response.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives in one allocation for as long as its request"
+)]
+enum Stage {
+    /// No head has come that goes to the client.
+    Asking(Exchange, Try),
+    Answering(Ending),
+    /// Between stages.
+    Over,
+}
+
+/// One try.
+struct Talk<'c> {
+    side: &'c mut Side,
+    worker: Rc<Worker>,
+    facts: Facts,
+    stage: Stage,
+    connection: Connection,
+    up: Upload,
+    down: Download,
+    timer: Option<Timer>,
+}
+
+/// What ends a try that brings no response.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    limit: Duration,
+    /// It ends the try only, not the request.
+    of_try: bool,
+}
+
+impl Timer {
+    fn of(exchange: &Exchange) -> Option<Self> {
+        let whole = exchange.deadline();
+        let one = exchange
+            .view
+            .per_try_timeout
+            .map(|limit| (Instant::now() + limit, limit));
+        let of_try = match (&whole, &one) {
+            (Some((end, _)), Some((sooner, _))) => sooner < end,
+            (None, Some(_)) => true,
+            _ => false,
+        };
+        let (at, limit) = if of_try { one? } else { whole? };
+        Some(Timer {
+            sleep: Box::pin(tokio::time::sleep_until(at.into())),
+            limit,
+            of_try,
+        })
+    }
+}
+
+/// Serves a request of which `flight` goes out first and `decoder` reads the rest.
+pub(super) async fn serve(
+    side: &mut Side,
+    exchange: Exchange,
+    facts: Facts,
+    decoder: Decoder,
+    flight: Vec<u8>,
+) -> io::Result<Then> {
+    let worker = Rc::clone(exchange.worker());
+    let mut up = Upload::new(decoder, facts.coding, flight);
+    let mut exchange = exchange;
+    side.slot.set_uploading(!up.ended());
+    loop {
+        let tried = match exchange.pick(up.resend_whole()) {
+            Ok(tried) => tried,
+            Err(problem) => return refuse(side, exchange, facts, &up, problem).await,
+        };
+        let index = tried.index;
+        let seq = tried.in_flight.seq();
+        let connection = match exchange.port.pool.take(seq, tried.need) {
+            Some(connection) => connection,
+            None => {
+                let endpoint = &exchange.view.endpoints[index];
+                let patience = Patience::of(&exchange.view);
+                // Boxed, because most requests need no new connection.
+                let opened = Box::pin(Connection::open(endpoint.addresses(), patience)).await;
+                match opened {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        drop(tried);
+                        let failure = Failure::Connect { error };
+                        match exchange.failed(index, failure, up.resend()) {
+                            Ok(()) => continue,
+                            Err(problem) => {
+                                return refuse(side, exchange, facts, &up, problem).await;
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        let mut talk = Talk {
+            side,
+            worker: Rc::clone(&worker),
+            facts,
+            timer: Timer::of(&exchange),
+            stage: Stage::Asking(exchange, tried),
+            connection,
+            up,
+            down: Download::default(),
+        };
+        let outcome = poll_fn(|cx| talk.poll(cx)).await;
+        talk.side.slot.set_uploading(false);
+        let (stage, back) = match outcome {
+            Outcome::Answered(then) => return Ok(talk.finish(then)),
+            Outcome::Gone => return Ok(Then::Close),
+            Outcome::Failed(failure) => (talk.stage, Ok(failure)),
+            Outcome::Problem(problem) => (talk.stage, Err(problem)),
+        };
+        up = talk.up;
+        let Stage::Asking(again, tried) = stage else {
+            return Ok(Then::Reset);
+        };
+        exchange = again;
+        drop(tried);
+        let side = &mut *talk.side;
+        let failed = back.and_then(|failure| exchange.failed(index, failure, up.resend()));
+        if let Err(problem) = failed {
+            return refuse(side, exchange, facts, &up, problem).await;
+        }
+        up.rewind();
+    }
+}
+
+async fn refuse(
+    side: &mut Side,
+    exchange: Exchange,
+    facts: Facts,
+    up: &Upload,
+    problem: Problem,
+) -> io::Result<Then> {
+    side.slot.set_uploading(false);
+    let then = then_after(up.ended(), facts.keep_alive);
+    answer(side, exchange.give_up(problem), then).await
+}
+
+impl Talk<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Err(outcome) = self.poll_upload(cx) {
+            return Poll::Ready(outcome);
+        }
+        match self.poll_download(cx) {
+            Err(outcome) => return Poll::Ready(outcome),
+            Ok(Poll::Ready(then)) => return Poll::Ready(Outcome::Answered(then)),
+            Ok(Poll::Pending) => {}
+        }
+        if self.up.ended() && self.poll_left(cx) {
+            return Poll::Ready(Outcome::Gone);
+        }
+        self.poll_timer(cx)
+    }
+
+    /// Whether the client has left. What it sends meanwhile is of its next request, and bounded.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.side.rest.len() < limits::PIPELINED_BYTES {
+            let mut scratch = self.worker.scratch.borrow_mut();
+            match self.side.poll_read(cx, &mut scratch) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(n)) if n > 0 => self.side.rest.extend_from_slice(&scratch[..n]),
+                Poll::Ready(_) => return true,
+            }
+        }
+        false
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let (Some(timer), Stage::Asking(exchange, _)) = (&mut self.timer, &self.stage) else {
+            return Poll::Pending;
+        };
+        if timer.sleep.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(if timer.of_try {
+            Outcome::Failed(self.broken(EndpointError::PerTry(timer.limit)))
+        } else {
+            Outcome::Problem(Problem::timeout(exchange.port.key(), timer.limit))
+        })
+    }
+
+    /// A failure after which it is unknown what became of the request; or known, if nothing of it was sent.
+    fn broken(&self, error: EndpointError) -> Failure {
+        if self.up.nothing_sent() {
+            Failure::NotSent { error }
+        } else {
+            let reused = self.connection.reused && self.down.is_untouched();
+            Failure::Broken { error, reused }
+        }
+    }
+
+    /// Gives back what the request held.
+    fn finish(self, then: Then) -> Then {
+        if let Then::Tunnel(tunnel) = then {
+            return Then::Tunnel(tunnel.with(self.connection));
+        }
+        let Stage::Answering(ending) = self.stage else {
+            return then;
+        };
+        self.worker.take_back(self.up.into_buffer());
+        let whole = self.down.keep_alive && self.down.ended();
+        if whole && matches!(then, Then::Keep | Then::Close) && ending.may_keep() {
+            ending
+                .port
+                .pool
+                .put(ending.in_flight.seq(), self.connection);
+        }
+        then
+    }
+
+    /// What becomes of the client's connection once the response has gone out.
+    fn then(&self) -> Then {
+        if !self.up.ended() {
+            // It was answered before it had sent everything: where its body ends can't be waited for.
+            Then::Linger
+        } else if self.down.closes || self.side.slot.closing() > Closing::No && !self.down.said_keep
+        {
+            Then::Close
+        } else {
+            Then::Keep
+        }
+    }
+}

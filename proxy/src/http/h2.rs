@@ -1,0 +1,140 @@
+//! HTTP/2, on hyper: clients' connections, and connections to endpoints.
+//!
+//! # Layout
+//! * this file: a client's connection, and each of its requests
+//! * `over_http1`: a request at endpoints that speak HTTP/1.1, and `answer`, the response's body on its way back
+//! * `endpoint`: requests of either kind of client at endpoints that speak HTTP/2
+//! * `body`: bodies as hyper wants them
+//! * `tunnel`: WebSocket over HTTP/2 (RFC 8441)
+
+mod answer;
+mod body;
+mod endpoint;
+mod over_http1;
+mod tunnel;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+
+use super::exchange::{Asked, Client, Exchange, Refused};
+use super::io::ClientIo;
+use super::reply::{Problem, Style};
+use super::translate::Asking;
+use crate::connections::{Closing, Slot};
+use crate::options::limits;
+pub(super) use body::{Aborted, RequestBody, ResponseBody};
+pub(super) use endpoint::ask;
+use model::service::UpstreamProtocol;
+
+/// Runs hyper's tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LocalExecutor;
+
+impl<F> Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        // Dropping the handle detaches the task, which is what an executor is asked for.
+        drop(tokio::task::spawn_local(async move { drop(future.await) }));
+    }
+}
+
+/// Serves a client's connection.
+pub(super) async fn serve(io: ClientIo, client: Rc<Client>, slot: &Slot) -> hyper::Result<()> {
+    let service = service_fn(move |request| exchange(Rc::clone(&client), request));
+    let header_list = u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX);
+    let connection = http2::Builder::new(LocalExecutor)
+        .max_concurrent_streams(limits::H2_STREAMS)
+        .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
+        .max_local_error_reset_streams(limits::H2_LOCAL_RESETS)
+        .initial_stream_window_size(limits::H2_STREAM_WINDOW)
+        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+        .max_send_buf_size(limits::H2_SEND_BYTES)
+        .max_header_list_size(header_list)
+        // WebSocket (RFC 8441).
+        .enable_connect_protocol()
+        // The endpoint's own date is passed on.
+        .auto_date_header(false)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut told = false;
+    poll_fn(|cx| {
+        slot.park(cx.waker());
+        // GOAWAY loses nothing, so there is no need to wait for a request to carry the news.
+        if !told && slot.closing() > Closing::No {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Answers a request, always.
+async fn exchange(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    Ok(match answer(client, request).await {
+        Ok(response) => response,
+        Err(refused) => refused_as_response(refused),
+    })
+}
+
+fn refused_as_response(refused: Refused) -> Response<ResponseBody> {
+    let Refused { problem, style, .. } = refused;
+    problem.http2(style).map(ResponseBody::Own)
+}
+
+async fn answer(
+    client: Rc<Client>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Refused> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (head, incoming) = request.into_parts();
+    let asking = match Asking::new(head) {
+        Ok(asking) => asking,
+        Err(problem) => return Err(Exchange::refuse(&client, problem, Style::Plain)),
+    };
+    let asked = Asked {
+        idempotent: asking.is_idempotent(),
+        style: Style::of(asking.content_type()),
+    };
+    let exchange = Exchange::begin(&client, asked)?;
+    match (exchange.view.upstream, asking.protocol) {
+        (UpstreamProtocol::Http1, None) => over_http1::serve(exchange, asking, incoming).await,
+        (UpstreamProtocol::Http1, Some(_)) => tunnel::serve(exchange, asking, upgrade).await,
+        (UpstreamProtocol::H2c, None) => over_http2(exchange, asking, incoming).await,
+        (UpstreamProtocol::H2c, Some(_)) => {
+            let problem = Problem::no_websocket();
+            Err(exchange.give_up(problem))
+        }
+    }
+}
+
+async fn over_http2(
+    exchange: Exchange,
+    asking: Asking,
+    incoming: Incoming,
+) -> Result<Response<ResponseBody>, Refused> {
+    let head = match asking.http2(&exchange.client().forwarded()) {
+        Ok(head) => head,
+        Err(problem) => return Err(exchange.give_up(problem)),
+    };
+    let (response, ending) = ask(exchange, head, incoming.into()).await?;
+    let (mut parts, incoming) = response.into_parts();
+    parts.extensions.clear();
+    Ok(Response::from_parts(
+        parts,
+        ResponseBody::http2(incoming, ending),
+    ))
+}
