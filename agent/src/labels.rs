@@ -230,6 +230,8 @@ fn spec(
             protocol,
             node_port: of(NODE_PORT)?,
             upstream_protocol: Default::default(),
+            tls: None,
+            upstream_tls: None,
         }],
         health,
         ..ServiceSpec::default()

@@ -4,6 +4,7 @@
 //! by name, then [`crate::strict`] refuses what nobody knows, then the rules that types can't express are checked.
 
 mod rules;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,13 +39,17 @@ const NOT_BUILT: &[&str] = &[
     "spec.limits",
     "spec.dns",
     "spec.externalName",
-    "spec.retries.perTry",
     "spec.ports[].tls",
+    "spec.ports[].upstreamTls",
     "spec.ports[].proxyProtocol",
 ];
 
 /// A validated document.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once per document and taken apart at once; most documents are services"
+)]
 pub enum Manifest {
     /// `kind: Service`.
     Service(ServiceManifest),

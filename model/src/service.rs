@@ -1,9 +1,11 @@
 //! Services: a name, a selector, ports and how traffic to them is treated.
 
 mod recovery;
+mod tls;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::{self, MapAccess, Visitor};
@@ -16,6 +18,7 @@ use crate::time::Timestamp;
 use crate::units::{Span, StatusRanges};
 
 pub use recovery::{Recovery, RecoveryAction};
+pub use tls::{CertificateFiles, Tls, TlsVersion, UpstreamTls};
 
 /// What every resource carries beside its `spec`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -199,6 +202,12 @@ pub struct ServicePort {
     /// What `http` endpoints are spoken to in.
     #[serde(default, skip_serializing_if = "is_default")]
     pub upstream_protocol: UpstreamProtocol,
+    /// With what TLS ends here; none: it doesn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<Tls>>,
+    /// Whom endpoints must prove to be over TLS; none: they are spoken to in cleartext.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_tls: Option<Arc<UpstreamTls>>,
 }
 
 impl ServicePort {
@@ -242,7 +251,7 @@ pub enum UpstreamProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 in cleartext with prior knowledge (RFC 9113, 3.3).
+    /// HTTP/2: in cleartext with prior knowledge (RFC 9113, 3.3), or as ALPN agrees where `upstreamTls` is set.
     H2c,
 }
 
@@ -291,6 +300,9 @@ pub struct Retries {
     /// Further tries after the first: 1. With 0, only a connection that could not be made is tried elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// For one try up to the response's head, the connection included: no limit but the request's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_try: Option<Span>,
     /// Retries in per cent of the requests: 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_percent: Option<u32>,

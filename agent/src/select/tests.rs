@@ -39,6 +39,8 @@ fn service(key: &str, selector: &str, ports: &[(&str, u16, Option<u16>)]) -> Arc
                     protocol: Default::default(),
                     node_port: None,
                     upstream_protocol: Default::default(),
+                    tls: None,
+                    upstream_tls: None,
                 })
                 .collect(),
             ..ServiceSpec::default()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::tls::{check_tls, check_upstream_tls, refuse_unsupported_tls};
 use super::{FieldError, field};
 use crate::endpoint::ManualEndpointSpec;
 use crate::labels::{check_key, check_value};
@@ -56,6 +57,9 @@ pub fn check_stored_service(spec: &ServiceSpec) -> Result<(), FieldError> {
     if spec.timeouts.idle.is_some_and(|t| t.0.is_zero()) {
         return field("spec.timeouts.idle", "must be more than 0s");
     }
+    if spec.retries.per_try.is_some_and(|t| t.0.is_zero()) {
+        return field("spec.retries.perTry", "must be more than 0s");
+    }
     if spec.retries.attempts.is_some_and(|n| n > 10) {
         return field("spec.retries.attempts", "at most 10");
     }
@@ -71,6 +75,7 @@ fn refuse_unsupported(spec: &ServiceSpec) -> Result<(), FieldError> {
             let path = format!("spec.ports[{index}].protocol");
             return field(path, "not one of tcp, http");
         }
+        refuse_unsupported_tls(&format!("spec.ports[{index}]"), port, spec.health.as_ref())?;
     }
     if spec.load_balancing.policy == Balance::Unsupported {
         return field(
@@ -137,6 +142,12 @@ fn check_ports(ports: &[ServicePort]) -> Result<(), FieldError> {
                 path("upstreamProtocol"),
                 "only ports of protocol http have one",
             );
+        }
+        if let Some(tls) = &port.tls {
+            check_tls(&path("tls"), tls)?;
+        }
+        if let Some(upstream) = &port.upstream_tls {
+            check_upstream_tls(&path("upstreamTls"), upstream)?;
         }
     }
     Ok(())

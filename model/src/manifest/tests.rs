@@ -91,8 +91,8 @@ fn what_is_wrong_is_named_with_its_path() {
             "not supported by this version",
         ),
         (
-            "{ports: [{port: 80, tls: {}}]}",
-            "spec.ports[0].tls: not supported by this version",
+            "{ports: [{port: 80, proxyProtocol: {}}]}",
+            "spec.ports[0].proxyProtocol: not supported by this version",
         ),
         (
             "{ports: [{port: 80}], outlier: {}}",

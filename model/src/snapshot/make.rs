@@ -238,12 +238,15 @@ impl Builder {
             node_port: port.node_port,
             protocol: port.protocol,
             upstream: port.upstream_protocol,
+            tls: port.tls.clone(),
+            upstream_tls: port.upstream_tls.clone(),
             balance: spec.load_balancing.policy,
             connect_timeout: spec
                 .timeouts
                 .connect
                 .map_or(Duration::from_secs(1), |s| s.0),
             request_timeout: spec.timeouts.request.map(|s| s.0).filter(|d| !d.is_zero()),
+            per_try_timeout: spec.retries.per_try.map(|s| s.0),
             idle_timeout: spec.timeouts.idle.map_or(Duration::from_secs(300), |s| s.0),
             retries: spec.retries.attempts.unwrap_or(1),
             retry_budget_percent: spec.retries.budget_percent.unwrap_or(20),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, EndpointId, Fact, Health, Lifecycle, State};
 use crate::name::{Name, ServiceKey};
 use crate::rotation::Rotation;
-use crate::service::{Balance, Protocol, Service, UpstreamProtocol};
+use crate::service::{Balance, Protocol, Service, Tls, UpstreamProtocol, UpstreamTls};
 
 /// One service: what it is and who serves it now.
 #[derive(Debug)]
@@ -50,12 +50,18 @@ pub struct PortView {
     pub protocol: Protocol,
     /// What its endpoints are spoken to in, where it is `http`.
     pub upstream: UpstreamProtocol,
+    /// With what TLS ends here; none: it doesn't.
+    pub tls: Option<Arc<Tls>>,
+    /// Whom endpoints must prove to be over TLS; none: they are spoken to in cleartext.
+    pub upstream_tls: Option<Arc<UpstreamTls>>,
     /// How an endpoint is picked.
     pub balance: Balance,
     /// For a connection to an endpoint.
     pub connect_timeout: Duration,
     /// Up to the response's head; none: no limit.
     pub request_timeout: Option<Duration>,
+    /// For one try, up to the response's head; none: no limit.
+    pub per_try_timeout: Option<Duration>,
     /// For a connection on which nothing moves.
     pub idle_timeout: Duration,
     /// Tries after the first.

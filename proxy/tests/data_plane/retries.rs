@@ -300,3 +300,43 @@ async fn an_endpoint_that_answers_no_packet_costs_one_time_out_and_is_then_passe
         assert_eq!(count("heddle_endpoint_hold_offs_total"), tries);
     }
 }
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_ends_and_another_endpoint_is_asked() {
+    let [slow, good] = [mute().await, Backend::http1("good").await];
+    let mut mesh = Mesh::start();
+    let web = mesh.service(
+        "shop/web",
+        "protocol: http",
+        "retries: {perTry: 100ms, budgetPercent: 100}",
+    );
+    mesh.endpoints(
+        "shop/web",
+        vec![at("slow", slow.address), at("good", good.address)],
+    );
+    let mut client = Http1::connect(web).await;
+    for _ in 0..4 {
+        assert_eq!(client.get("/").await.body, "good");
+    }
+    assert!(slow.requests() > 0);
+    // What may have been executed is not sent again, and the answer says whose time it was.
+    mesh.endpoints("shop/web", vec![at("slow", slow.address)]);
+    let before = slow.requests();
+    let reply = client.post("/", "hello").await;
+    assert_eq!(
+        (reply.status, reply.header("x-heddle-error")),
+        (504, Some("timeout"))
+    );
+    assert!(reply.body.contains("perTry"), "{}", reply.body);
+    assert_eq!(slow.requests(), before + 1);
+}
+
+/// Reads every request whole and never answers.
+async fn mute() -> Backend {
+    Backend::raw(|mut stream, requests| async move {
+        while read_request(&mut stream).await.is_some() {
+            requests.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await
+}
