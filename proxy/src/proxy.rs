@@ -44,11 +44,17 @@ impl Proxy {
             return Err(ProxyError::NoWorkers);
         }
         let stats: Vec<Arc<WorkerStats>> = (0..options.workers).map(|_| Arc::default()).collect();
+        let forwarding = Arc::new(options.forwarding);
         let workers = stats
             .iter()
             .enumerate()
             .map(|(worker, stats)| {
-                WorkerHandle::start(worker, Arc::clone(&options.snapshot), Arc::clone(stats))
+                WorkerHandle::start(
+                    worker,
+                    Arc::clone(&options.snapshot),
+                    Arc::clone(stats),
+                    Arc::clone(&forwarding),
+                )
                     .map_err(|source| ProxyError::Worker { worker, source })
             })
             .collect::<Result<Vec<_>, _>>()?;

@@ -131,7 +131,7 @@ impl Worker {
     /// A number that no two requests of this node share; not a secret. SplitMix64 (Steele, Lea, Flood, 2014), seeded
     /// by the operating system.
     pub(crate) fn random_id(&self) -> u128 {
-        let mut next = || {
+        let next = || {
             let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
             self.random.set(state);
             let mut z = state;

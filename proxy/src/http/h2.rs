@@ -15,7 +15,7 @@ mod tunnel;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::{Request, Response};

@@ -132,13 +132,14 @@ impl Problem {
     pub(super) fn http1(&self, keep: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.text.len());
         let reason = self.status.canonical_reason().unwrap_or_default();
+        let error = ERROR;
         let fields = [
             (
                 Field::ContentType,
                 "content-type",
                 &b"text/plain; charset=utf-8"[..],
             ),
-            (Field::Other, ERROR.as_str(), self.reason.as_bytes()),
+            (Field::Other, error.as_str(), self.reason.as_bytes()),
         ];
         response_head(
             &mut out,

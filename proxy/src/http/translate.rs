@@ -72,7 +72,7 @@ impl Asking {
         said.parse().ok()
     }
 
-    fn fields(&self) -> impl Iterator<Item = (Field, &str, &[u8])> + Clone {
+    fn fields(&self) -> impl Iterator<Item = (Field, &str, &[u8])> {
         let each = self
             .head
             .headers
@@ -119,7 +119,7 @@ impl Asking {
             trailers: self.trailers(),
             upgrade: self.protocol.map(str::as_bytes),
         };
-        request_head(out, self.line(), self.fields(), reach, forwarded);
+        request_head(out, self.line(), || self.fields(), reach, forwarded);
     }
 
     /// Makes it one for an endpoint that speaks HTTP/2.
@@ -147,8 +147,7 @@ pub(super) fn to_http2(
         upgrade: None,
     };
     let mut bytes = Vec::new();
-    // 100 Continue is between the client and us: HTTP/2 endpoints get the body as it comes.
-    let fields = head.fields.passed();
+    let fields = || head.fields.passed();
     request_head(&mut bytes, line, fields, reach, forwarded);
     from_bytes(&line, &bytes, head.trailers)
 }
@@ -163,7 +162,8 @@ fn from_bytes(line: &RequestLine<'_>, bytes: &[u8], trailers: bool) -> Result<Re
     };
     let mut headers = HeaderMap::with_capacity(16);
     for (kind, name, value) in head.fields.all() {
-        if kind == Field::Host || (kind.is_of_hop() && kind != Field::ContentLength) {
+        let skipped = [Field::Host, Field::Expect];
+        if skipped.contains(&kind) || (kind.is_of_hop() && kind != Field::ContentLength) {
             continue;
         }
         let (Ok(name), Ok(value)) = (
@@ -245,7 +245,7 @@ pub(super) fn response(head: &ResponseHead<'_, '_>) -> Response<()> {
 }
 
 /// The fields of a head that came over HTTP/2 and are passed on.
-pub(super) fn passed(headers: &HeaderMap) -> impl Iterator<Item = (Field, &str, &[u8])> + Clone {
+pub(super) fn passed(headers: &HeaderMap) -> impl Iterator<Item = (Field, &str, &[u8])> {
     headers
         .iter()
         .map(|(name, value)| {

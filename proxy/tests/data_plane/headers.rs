@@ -1,12 +1,17 @@
 //! What endpoints see of a request, and requests that none may see.
 
+use proxy::Forwarding;
 use tokio::io::AsyncReadExt;
 
 use crate::support::{Backend, Http1, Mesh, at, soon};
 
 async fn seen(request: &str) -> String {
+    seen_with(request, Forwarding::default()).await
+}
+
+async fn seen_with(request: &str, forwarding: Forwarding) -> String {
     let backend = Backend::http1("a").await;
-    let mut mesh = Mesh::start();
+    let mut mesh = Mesh::with(|options| options.forwarding = forwarding);
     let web = mesh.service("shop/web", "protocol: http", "");
     mesh.endpoints("shop/web", vec![at("a", backend.address)]);
     let reply = Http1::connect(web)
@@ -28,7 +33,7 @@ async fn endpoints_learn_who_asked_and_nothing_of_this_hop() {
     for line in [
         "GET /headers HTTP/1.1",
         "host: shop.example:8080",
-        "x-forwarded-for: 203.0.113.9, 127.0.0.1",
+        "x-forwarded-for: 127.0.0.1",
         "x-forwarded-proto: http",
         "x-forwarded-host: shop.example:8080",
         "accept: */*",
@@ -38,6 +43,64 @@ async fn endpoints_learn_who_asked_and_nothing_of_this_hop() {
     for name in ["x-secret", "keep-alive", "connection"] {
         assert!(!seen.contains(&format!("\n{name}:")), "`{name}` in\n{seen}");
     }
+}
+
+const EARLIER: &str = "GET /headers HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 203.0.113.9\r\n\
+    X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\n\
+    Forwarded: for=203.0.113.9\r\nVia: 1.1 edge\r\nX-Request-Id: mine\r\ntraceparent: theirs\r\n\r\n";
+
+#[tokio::test]
+async fn what_a_stranger_says_of_earlier_hops_is_replaced() {
+    let seen = seen(EARLIER).await;
+    for line in [
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-proto: http",
+        "x-forwarded-host: shop",
+        "via: 1.1 edge",
+        "x-request-id: mine",
+        "traceparent: theirs",
+    ] {
+        assert!(seen.lines().any(|l| l == line), "no `{line}` in\n{seen}");
+    }
+    assert!(!seen.contains("\nforwarded:"), "{seen}");
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_says_is_added_to() {
+    let forwarding = Forwarding {
+        trusted: vec![("127.0.0.0".parse().unwrap(), 8)],
+        forwarded: true,
+        via: true,
+        ..Forwarding::default()
+    };
+    let seen = seen_with(EARLIER, forwarding).await;
+    for line in [
+        "x-forwarded-for: 203.0.113.9, 198.51.100.7, 127.0.0.1",
+        "x-forwarded-proto: https",
+        "x-forwarded-host: shop.example",
+        "forwarded: for=203.0.113.9, for=127.0.0.1;host=\"shop\";proto=http",
+        "via: 1.1 edge, 1.1 heddle",
+    ] {
+        assert!(seen.lines().any(|l| l == line), "no `{line}` in\n{seen}");
+    }
+}
+
+#[tokio::test]
+async fn requests_get_an_id_and_a_trace_where_that_is_asked_for() {
+    let forwarding = Forwarding {
+        start_traces: true,
+        ..Forwarding::default()
+    };
+    let value = |seen: &str, name: &str| {
+        let line = seen.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_once(": ").unwrap().1.to_owned()
+    };
+    let seen = seen_with("GET /headers HTTP/1.1\r\nHost: a\r\n\r\n", forwarding).await;
+    assert_eq!(value(&seen, "x-request-id").len(), 32);
+    let trace = value(&seen, "traceparent");
+    let parts: Vec<&str> = trace.split('-').collect();
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    assert_eq!((parts[0], lengths), ("00", vec![2, 32, 16, 2]));
 }
 
 #[tokio::test]

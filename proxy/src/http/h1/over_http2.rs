@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
 
 use super::request::Facts;
 use super::{Side, Then, answer, then_after};
@@ -25,7 +26,7 @@ use crate::worker::Worker;
 /// What a body may have waiting between the client and the endpoint: what was read at once, and a frame.
 const FRAMES: usize = 1;
 
-type Frames = mpsc::Sender<Result<Frame<Bytes>, Aborted>>;
+type Frames = PollSender<Result<Frame<Bytes>, Aborted>>;
 
 /// Takes the rest of a request's body from the client.
 struct Pump {
@@ -39,43 +40,50 @@ impl Pump {
     /// Moves what has come. Ready when the client left, or its body can't be understood.
     fn poll(&mut self, cx: &mut Context<'_>, side: &mut Side) -> Poll<()> {
         loop {
-            let Some(frames) = &self.frames else {
-                return self.poll_left(cx, side);
-            };
             if self.decoder.ended() {
                 self.frames = None;
-                continue;
             }
-            let reserving = std::pin::pin!(frames.reserve());
-            let room = match reserving.poll(cx) {
+            let Some(frames) = &mut self.frames else {
+                return self.poll_left(cx, side);
+            };
+            match frames.poll_reserve(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(room)) => room,
+                Poll::Ready(Ok(())) => {}
                 // The endpoint has enough of it.
                 Poll::Ready(Err(_)) => {
                     self.frames = None;
                     continue;
                 }
-            };
-            let mut scratch = self.worker.scratch.borrow_mut();
+            }
+            let worker = Rc::clone(&self.worker);
+            let mut scratch = worker.scratch.borrow_mut();
             let n = match side.poll_read(cx, &mut scratch) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(n)) if n > 0 => n,
                 Poll::Ready(_) => {
-                    room.send(Err(Aborted));
+                    self.send(Err(Aborted));
                     return Poll::Ready(());
                 }
             };
             let Ok(decoded) = self.decoder.decode(&mut scratch[..n]) else {
-                room.send(Err(Aborted));
+                self.send(Err(Aborted));
                 return Poll::Ready(());
             };
             side.rest.extend_from_slice(&scratch[decoded.consumed..n]);
             if decoded.data > 0 {
                 let data = Bytes::copy_from_slice(&scratch[..decoded.data]);
-                room.send(Ok(Frame::data(data)));
+                self.send(Ok(Frame::data(data)));
             } else if let Some(trailers) = translate::trailers(&self.decoder) {
-                room.send(Ok(Frame::trailers(trailers)));
+                self.send(Ok(Frame::trailers(trailers)));
             }
+        }
+    }
+
+    /// Takes up the room that was reserved.
+    fn send(&mut self, frame: Result<Frame<Bytes>, Aborted>) {
+        if let Some(frames) = &mut self.frames {
+            // Whoever wanted it may have gone meanwhile.
+            drop(frames.send_item(frame));
         }
     }
 
@@ -119,7 +127,7 @@ pub(super) async fn serve(
             // There is room for both.
             drop(sender.try_send(Ok(frame)));
         }
-        frames = Some(sender);
+        frames = Some(PollSender::new(sender));
         RequestBody::Channel(receiver)
     };
     let mut pump = Pump {
@@ -128,6 +136,10 @@ pub(super) async fn serve(
         frames,
     };
     side.slot.set_uploading(!pump.decoder.ended());
+    if facts.expects_continue && !pump.decoder.ended() {
+        // Endpoints get the body as it comes: there is nobody else to say so.
+        side.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+    }
     let mut asking = Box::pin(h2::ask(exchange, head, body));
     let asked = poll_fn(|cx| {
         if pump.poll(cx, side).is_ready() {

@@ -21,6 +21,8 @@ pub(super) struct Facts {
     pub(super) is_11: bool,
     pub(super) keep_alive: bool,
     pub(super) upgrade: bool,
+    /// The client waits to be told before it sends the body.
+    pub(super) expects_continue: bool,
     /// How its body is written to the endpoint.
     pub(super) coding: Coding,
 }
@@ -80,6 +82,7 @@ impl Http1 {
             is_11: head.is_11,
             keep_alive: head.keep_alive,
             upgrade: head.upgrade.is_some() && exchange.view.upstream == UpstreamProtocol::Http1,
+            expects_continue: head.expects_continue,
             coding: match head.framing {
                 Framing::Chunked => Coding::Chunked,
                 _ => Coding::Raw,
@@ -140,7 +143,8 @@ impl Http1 {
             upgrade: head.upgrade,
         };
         let forwarded = self.client.forwarded();
-        request_head(flight, line, head.fields.passed(), reach, &forwarded);
+        let fields = || head.fields.passed();
+        request_head(flight, line, fields, reach, &forwarded);
     }
 
     /// What can't be read can't be skipped either: its end is unknown.

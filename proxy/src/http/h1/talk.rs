@@ -216,10 +216,11 @@ impl Talk<'_> {
         if timer.sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
+        let limit = timer.limit;
         Poll::Ready(if timer.of_try {
-            Outcome::Failed(self.broken(EndpointError::PerTry(timer.limit)))
+            Outcome::Failed(self.broken(EndpointError::PerTry(limit)))
         } else {
-            Outcome::Problem(Problem::timeout(exchange.port.key(), timer.limit))
+            Outcome::Problem(Problem::timeout(exchange.port.key(), limit))
         })
     }
 
@@ -241,8 +242,9 @@ impl Talk<'_> {
         let Stage::Answering(ending) = self.stage else {
             return then;
         };
+        let all_sent = self.up.all_sent();
         self.worker.take_back(self.up.into_buffer());
-        let whole = self.down.keep_alive && self.down.ended();
+        let whole = self.down.keep_alive && self.down.ended() && all_sent;
         if whole && matches!(then, Then::Keep | Then::Close) && ending.may_keep() {
             ending
                 .port

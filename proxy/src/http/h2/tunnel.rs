@@ -65,6 +65,8 @@ pub(super) async fn serve(
         .view(&worker)
         .map_or(Duration::MAX, |view| view.idle_timeout);
     connections::spawn(&client.worker, Kind::Relay, idle, |slot| async move {
+        // Whole, or only its port would come along: the tunnel is load until it ends.
+        let ending = ending;
         let (port, activity) = (&ending.port, &slot.activity);
         let relayed = match upgrade.await {
             Ok(stream) => {

@@ -74,21 +74,23 @@ fn append<'a>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a request's head.
-pub(in crate::http) fn request_head<'f>(
+/// Appends a request's head. `fields`: those that are passed on, as often as they are asked for.
+pub(in crate::http) fn request_head<'f, I>(
     out: &mut Vec<u8>,
     to: RequestLine<'_>,
-    fields: impl Iterator<Item = (Field, &'f str, &'f [u8])> + Clone,
+    fields: impl Fn() -> I,
     reach: Reach<'_>,
     forwarded: &Forwarded<'_>,
-) {
+) where
+    I: Iterator<Item = (Field, &'f str, &'f [u8])>,
+{
     for part in [to.method, " ", to.path, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     line(out, "host", &[to.host]);
     let trusted = forwarded.trusted;
     let mut seen = Seen::default();
-    for (kind, name, value) in fields.clone() {
+    for (kind, name, value) in fields() {
         match kind {
             Field::Host => continue,
             Field::ForwardedFor => {
@@ -139,15 +141,17 @@ struct Seen {
 }
 
 /// Says who asked, and how.
-fn who<'f>(
+fn who<'f, I>(
     out: &mut Vec<u8>,
     host: &[u8],
-    fields: impl Iterator<Item = (Field, &'f str, &'f [u8])> + Clone,
+    fields: impl Fn() -> I,
     seen: &Seen,
     forwarded: &Forwarded<'_>,
-) {
+) where
+    I: Iterator<Item = (Field, &'f str, &'f [u8])>,
+{
     let of = |kind: Field| {
-        let values = fields.clone().filter(move |(of, ..)| *of == kind);
+        let values = fields().filter(move |(of, ..)| *of == kind);
         values.map(|(.., value)| value)
     };
     let believed = |kind: Field| of(kind).filter(|_| forwarded.trusted);

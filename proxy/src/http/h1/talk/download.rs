@@ -148,18 +148,21 @@ impl Talk<'_> {
     }
 
     fn endpoint_closed(&mut self, cx: &mut Context<'_>) -> Result<(), Outcome> {
-        match &mut self.down.decoder {
-            None if self.down.partial.is_empty() => Err(self.endpoint_lost(EndpointError::Closed)),
-            None => Err(self.endpoint_lost(EndpointError::Truncated)),
-            Some(decoder) if decoder.closed() => {
-                let mut out = Vec::new();
-                if self.down.coding == Coding::Chunked {
-                    last_chunk(&mut out, b"");
-                }
-                self.deliver(cx, &out, &[])
-            }
-            Some(_) => Err(self.endpoint_lost(EndpointError::Truncated)),
+        let Some(decoder) = &mut self.down.decoder else {
+            let untouched = self.down.partial.is_empty();
+            return Err(self.endpoint_lost(match untouched {
+                true => EndpointError::Closed,
+                false => EndpointError::Truncated,
+            }));
+        };
+        if !decoder.closed() {
+            return Err(self.endpoint_lost(EndpointError::Truncated));
         }
+        let mut out = Vec::new();
+        if self.down.coding == Coding::Chunked {
+            last_chunk(&mut out, b"");
+        }
+        self.deliver(cx, &out, &[])
     }
 
     /// Takes in what came from the endpoint.

@@ -76,7 +76,8 @@ impl Tunnel {
             .view(&worker)
             .map_or(Duration::MAX, |view| view.idle_timeout);
         connections::spawn(&client.worker, Kind::Relay, idle, |slot| async move {
-            let _active = active;
+            // Whole, or only its port would come along: the tunnel is load until it ends.
+            let (_active, ending) = (active, ending);
             let endpoint = connection.into_stream();
             let port = &ending.port;
             let activity = &slot.activity;

@@ -41,9 +41,14 @@ impl Upload {
         }
     }
 
-    /// The client has sent everything, and the endpoint got it, as far as it takes it.
+    /// The client has sent everything.
     pub(super) fn ended(&self) -> bool {
         self.decoder.ended()
+    }
+
+    /// The endpoint got everything.
+    pub(super) fn all_sent(&self) -> bool {
+        self.ended() && self.sent == self.flight.len() && !self.broken
     }
 
     pub(super) fn nothing_sent(&self) -> bool {
@@ -105,7 +110,11 @@ impl Talk<'_> {
             while self.up.sent < self.up.flight.len() {
                 let left = &self.up.flight[self.up.sent..];
                 match self.connection.poll_write(cx, left) {
-                    Poll::Pending => return Ok(()),
+                    Poll::Pending => {
+                        // It is not the client who is slow.
+                        self.side.slot.set_uploading(false);
+                        return Ok(());
+                    }
                     Poll::Ready(Ok(n)) if n > 0 => {
                         self.up.sent += n;
                         self.up.begun = true;
@@ -143,7 +152,10 @@ impl Talk<'_> {
     fn read_body(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
         let mut scratch = self.worker.scratch.borrow_mut();
         let n = match self.side.poll_read(cx, &mut scratch) {
-            Poll::Pending => return Ok(false),
+            Poll::Pending => {
+                self.side.slot.set_uploading(true);
+                return Ok(false);
+            }
             Poll::Ready(Ok(n)) if n > 0 => n,
             Poll::Ready(_) => return Err(Outcome::Gone),
         };
