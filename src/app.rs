@@ -238,6 +238,7 @@ fn start_proxy(
     let options = proxy::Options {
         workers: config.workers,
         drain_timeout: config.drain_timeout,
+        forwarding: config.forwarding.clone(),
         vips,
         inherited,
         ..proxy::Options::new(context.feed.snapshot.clone())

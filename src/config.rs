@@ -120,6 +120,11 @@ struct MeshSection {
 struct ProxySection {
     workers: Option<usize>,
     drain_timeout: Option<Span>,
+    trusted_proxies: Vec<IpNet>,
+    forwarded: bool,
+    via: bool,
+    request_id: Option<bool>,
+    start_traces: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -214,6 +219,8 @@ pub struct Config {
     pub workers: usize,
     /// `proxy.drain_timeout`.
     pub drain_timeout: Duration,
+    /// `proxy.trusted_proxies`, `forwarded`, `via`, `request_id` and `start_traces`.
+    pub forwarding: proxy::Forwarding,
     /// `dns.listen`; none: the tenth address of the first VIP range as root, else 127.0.0.1:5300.
     pub dns_listen: Option<Vec<SocketAddr>>,
     /// `dns.upstreams`.
@@ -401,6 +408,13 @@ fn validate(mut file: File) -> Result<Config, Refused> {
         vip_ranges: ranges,
         mesh_zone: zone,
         workers,
+        forwarding: proxy::Forwarding {
+            trusted: file.proxy.trusted_proxies,
+            forwarded: file.proxy.forwarded,
+            via: file.proxy.via,
+            request_id: file.proxy.request_id.unwrap_or(true),
+            start_traces: file.proxy.start_traces,
+        },
         drain_timeout: file
             .proxy
             .drain_timeout

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use model::Snapshot;
+use model::net::IpNet;
 
 use crate::redirect::RedirectConfig;
 use crate::sockets::Inherited;
@@ -34,7 +35,7 @@ pub struct Options {
 pub struct Forwarding {
     /// Networks of clients whose own `X-Forwarded-*` and `Forwarded` are believed and added to; those of all others are
     /// replaced.
-    pub trusted: Vec<(IpAddr, u8)>,
+    pub trusted: Vec<IpNet>,
     /// `Forwarded` as well (RFC 7239).
     pub forwarded: bool,
     /// `Via` (RFC 9110, 7.6.3).
@@ -63,18 +64,8 @@ impl Forwarding {
     pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted
             .iter()
-            .any(|(network, prefix)| contains(*network, *prefix, ip))
+            .any(|network| network.contains(ip))
     }
-}
-
-fn contains(network: IpAddr, prefix: u8, ip: IpAddr) -> bool {
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => (32, u128::from(ip.to_bits())),
-        IpAddr::V6(ip) => (128, ip.to_bits()),
-    };
-    let ((width, network), (of_ip, ip)) = (bits(network), bits(ip));
-    let away = width - u32::from(prefix).min(width);
-    width == of_ip && (network ^ ip).checked_shr(away).unwrap_or(0) == 0
 }
 
 impl Options {

@@ -68,7 +68,7 @@ async fn what_a_stranger_says_of_earlier_hops_is_replaced() {
 #[tokio::test]
 async fn what_a_trusted_proxy_says_is_added_to() {
     let forwarding = Forwarding {
-        trusted: vec![("127.0.0.0".parse().unwrap(), 8)],
+        trusted: vec!["127.0.0.0/8".parse().unwrap()],
         forwarded: true,
         via: true,
         ..Forwarding::default()
