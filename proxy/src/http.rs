@@ -38,6 +38,25 @@ use exchange::Client;
 use io::ClientIo;
 pub(crate) use pool::Pool;
 
+/// The bodies of the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Bytes as a client may send them.
+    pub fn request(bytes: &[u8]) {
+        super::message::check::request(bytes);
+    }
+
+    /// Bytes as an endpoint may answer.
+    pub fn response(bytes: &[u8]) {
+        super::message::check::response(bytes);
+    }
+
+    /// Bytes as a chunked body may have.
+    pub fn chunks(bytes: &[u8]) {
+        super::message::check::chunks_read(bytes);
+    }
+}
+
 /// What an HTTP/2 connection with prior knowledge begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -88,10 +107,7 @@ pub(crate) fn serve(
 }
 
 /// Reads until it is clear whether HTTP/2's preface comes; what was read goes to the engine. `None`: the client left.
-async fn first_bytes(
-    worker: &Worker,
-    mut stream: ClientStream,
-) -> Option<(ClientStream, Vec<u8>)> {
+async fn first_bytes(worker: &Worker, mut stream: ClientStream) -> Option<(ClientStream, Vec<u8>)> {
     let mut begun = Vec::new();
     loop {
         let read = poll_fn(|cx| {

@@ -40,6 +40,8 @@ mod worker;
 
 pub use control::{ListenerKind, ListenerStatus};
 pub use error::ProxyError;
+#[cfg(feature = "fuzzing")]
+pub use http::fuzzing;
 pub use metrics::Metrics;
 pub use options::{Forwarding, Options, VipMode};
 pub use proxy::{Drained, Proxy};

@@ -62,9 +62,7 @@ impl Default for Forwarding {
 impl Forwarding {
     /// Whether a client is believed.
     pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
-        self.trusted
-            .iter()
-            .any(|network| network.contains(ip))
+        self.trusted.iter().any(|network| network.contains(ip))
     }
 }
 

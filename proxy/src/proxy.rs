@@ -55,7 +55,7 @@ impl Proxy {
                     Arc::clone(stats),
                     Arc::clone(&forwarding),
                 )
-                    .map_err(|source| ProxyError::Worker { worker, source })
+                .map_err(|source| ProxyError::Worker { worker, source })
             })
             .collect::<Result<Vec<_>, _>>()?;
         // One snapshot for both: what the redirect begins with, the reconciliation may take away.

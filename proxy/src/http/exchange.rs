@@ -165,10 +165,7 @@ impl Exchange {
     /// A request that is wrong in itself: counted for the service that it was meant for.
     pub(super) fn refuse(client: &Rc<Client>, problem: Problem, style: Style) -> Refused {
         let mut record = Record::begin(client);
-        record.port = client
-            .binding
-            .resolve(&client.worker)
-            .map(|(port, _)| port);
+        record.port = client.binding.resolve(&client.worker).map(|(port, _)| port);
         Refused::new(record, problem, style)
     }
 

@@ -80,7 +80,10 @@ impl Http1 {
                 Then::Keep if self.client.slot.closing() == Closing::No => {}
                 Then::Keep | Then::Close => return Ok(()),
                 Then::Linger => return Box::pin(close::linger(self.client, self.side)).await,
-                Then::Reset => return Ok(close::reset(self.side)),
+                Then::Reset => {
+                    close::reset(self.side);
+                    return Ok(());
+                }
                 Then::Tunnel(tunnel) => {
                     tunnel.run(&self.client, self.side);
                     return Ok(());

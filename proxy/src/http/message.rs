@@ -9,6 +9,8 @@
 //! Nothing here does I/O: bytes in, bytes out.
 
 mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod check;
 mod field;
 mod head;
 mod write;
@@ -20,6 +22,5 @@ pub(super) use body::{BodyError, Coding, Decoder, Framing, encode};
 pub(super) use field::{Field, names_token};
 pub(super) use head::{HeadError, RequestHead, ResponseHead, Storage, is_host, is_too_long};
 pub(super) use write::{
-    last_chunk,
-    Forwarded, Reach, RequestLine, fields_of_trailers, request_head, response_head,
+    Forwarded, Reach, RequestLine, fields_of_trailers, last_chunk, request_head, response_head,
 };

@@ -6,8 +6,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 
 use super::message::{
-    Decoder, fields_of_trailers, Field, Forwarded, Framing, Reach, RequestHead, RequestLine, ResponseHead, Storage, is_host,
-    names_token, request_head,
+    Decoder, Field, Forwarded, Framing, Reach, RequestHead, RequestLine, ResponseHead, Storage,
+    fields_of_trailers, is_host, names_token, request_head,
 };
 use super::reply::Problem;
 
@@ -153,7 +153,11 @@ pub(super) fn to_http2(
 }
 
 /// Reads what our own writer wrote.
-fn from_bytes(line: &RequestLine<'_>, bytes: &[u8], trailers: bool) -> Result<Request<()>, Problem> {
+fn from_bytes(
+    line: &RequestLine<'_>,
+    bytes: &[u8],
+    trailers: bool,
+) -> Result<Request<()>, Problem> {
     let invalid = || Problem::bad_request("the request's target is not valid");
     let mut storage = Storage::new();
     let head = RequestHead::parse(bytes, &mut storage);

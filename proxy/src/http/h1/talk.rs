@@ -41,10 +41,6 @@ enum Outcome {
 }
 
 /// Where a request is between its first try and the end of its response.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives in one allocation for as long as its request"
-)]
 enum Stage {
     /// No head has come that goes to the client.
     Asking(Exchange, Try),

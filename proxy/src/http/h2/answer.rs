@@ -49,8 +49,7 @@ impl Answer {
         if headed.response.status().as_u16() == 101 {
             let index = tried.index;
             let endpoint = &exchange.view.endpoints[index];
-            let problem =
-                Problem::broken(endpoint, &EndpointError::UnaskedUpgrade);
+            let problem = Problem::broken(endpoint, &EndpointError::UnaskedUpgrade);
             return super::refused_as_response(exchange.give_up(problem));
         }
         let ending = exchange.answered(tried, headed.response.status().as_u16());

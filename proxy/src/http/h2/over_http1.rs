@@ -382,4 +382,3 @@ fn headed(bytes: &[u8], head: bool) -> Result<Result<Headed, usize>, EndpointErr
         }
     }
 }
-

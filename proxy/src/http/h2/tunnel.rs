@@ -36,11 +36,7 @@ pub(super) async fn serve(
     asking.set(SEC_WEBSOCKET_KEY, key);
     asking.default(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     let mut flight = exchange.worker().buffer();
-    asking.http1(
-        Framing::Empty,
-        &exchange.client().forwarded(),
-        &mut flight,
-    );
+    asking.http1(Framing::Empty, &exchange.client().forwarded(), &mut flight);
     let mut asked = ask(exchange, Upload::of_head(flight), false).await?;
     if asked.headed.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::respond(asked));
@@ -87,7 +83,10 @@ fn base64(bytes: [u8; 16]) -> HeaderValue {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(24);
     for group in bytes.chunks(3) {
-        let all = group.iter().fold(0u32, |all, byte| all << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let all = group
+            .iter()
+            .fold(0u32, |all, byte| all << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
         for place in 0..4 {
             text.push(if place > group.len() {
                 '='

@@ -19,11 +19,17 @@ pub(in crate::http) enum Framing {
 pub(in crate::http) enum BodyError {
     #[error("a chunk's size is not a number, or too large")]
     Size,
-    #[error("a chunk's extensions are malformed, or longer than {} bytes", limits::CHUNK_EXTENSION_BYTES)]
+    #[error(
+        "a chunk's extensions are malformed, or longer than {} bytes",
+        limits::CHUNK_EXTENSION_BYTES
+    )]
     Extension,
     #[error("a chunk does not end where it says")]
     ChunkEnd,
-    #[error("the trailers are malformed, or longer than {} bytes", limits::TRAILER_BYTES)]
+    #[error(
+        "the trailers are malformed, or longer than {} bytes",
+        limits::TRAILER_BYTES
+    )]
     Trailers,
 }
 
@@ -193,7 +199,8 @@ impl Chunked {
                 self.extension += 1;
                 match byte {
                     b'\r' => self.state = State::SizeLf,
-                    b'\t' | b' '..=b'~' | 0x80.. if self.extension <= limits::CHUNK_EXTENSION_BYTES => {}
+                    b'\t' | b' '..=b'~' | 0x80..
+                        if self.extension <= limits::CHUNK_EXTENSION_BYTES => {}
                     _ => return Err(BodyError::Extension),
                 }
             }

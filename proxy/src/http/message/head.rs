@@ -34,10 +34,7 @@ impl HeadError {
     }
 
     pub(in crate::http) const fn target_too_long() -> Self {
-        HeadError::of(
-            StatusCode::URI_TOO_LONG,
-            "the target is longer than 16 KiB",
-        )
+        HeadError::of(StatusCode::URI_TOO_LONG, "the target is longer than 16 KiB")
     }
 
     pub(in crate::http) const fn too_large() -> Self {
@@ -133,8 +130,8 @@ impl<'s, 'b> Fields<'s, 'b> {
         let mut names_more = false;
         for (header, kind) in headers.iter().zip(kinds.iter_mut()) {
             *kind = Field::of(header.name.as_bytes());
-            names_more |= *kind == Field::Connection
-                && members(header.value).any(|member| !is_usual(member));
+            names_more |=
+                *kind == Field::Connection && members(header.value).any(|member| !is_usual(member));
         }
         Fields {
             headers,
@@ -152,7 +149,7 @@ impl<'s, 'b> Fields<'s, 'b> {
     /// Those that are passed on, less what is written anew; `Connection`'s members are left out with it.
     pub(in crate::http) fn passed(&self) -> impl Iterator<Item = (Field, &'b str, &'b [u8])> {
         self.all()
-            .filter(|(kind, name, _)| !kind.is_of_hop() && !(self.names_more && self.named(name)))
+            .filter(|(kind, name, _)| !(kind.is_of_hop() || self.names_more && self.named(name)))
     }
 
     /// Whether `Connection` names this field. It can't take away what says whom the message is for or what it is.

@@ -180,9 +180,7 @@ fn who<'f, I>(
             (b"for=", b"")
         };
         // A host is made of characters that need no escape within quotes.
-        let own: &[&[u8]] = &[
-            open, address, close, b";host=\"", host, b"\";proto=", proto,
-        ];
+        let own: &[&[u8]] = &[open, address, close, b";host=\"", host, b"\";proto=", proto];
         append(out, "forwarded", believed(Field::Forwarded), own);
     } else if seen.lists {
         believed(Field::Forwarded).for_each(|value| line(out, "forwarded", &[value]));

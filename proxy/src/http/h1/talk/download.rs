@@ -354,7 +354,8 @@ impl Talk<'_> {
         match splice.poll(cx, from, self.side.stream().tcp(), left) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Ok(moved)) => {
-                self.side.wrote(usize::try_from(moved).unwrap_or(usize::MAX));
+                self.side
+                    .wrote(usize::try_from(moved).unwrap_or(usize::MAX));
                 decoder.skip(moved);
                 if decoder.ended() {
                     self.down.splice = None;

@@ -120,7 +120,9 @@ impl Talk<'_> {
                         self.up.begun = true;
                         self.up.unflushed = true;
                     }
-                    Poll::Ready(Ok(_)) => return self.refused(std::io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(_)) => {
+                        return self.refused(std::io::ErrorKind::WriteZero.into());
+                    }
                     Poll::Ready(Err(error)) => return self.refused(error),
                 }
             }

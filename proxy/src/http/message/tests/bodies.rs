@@ -4,8 +4,11 @@ use proptest::prelude::*;
 
 use super::super::{BodyError, Coding, Decoder, Framing, encode, last_chunk};
 
-/// Reads `text` in pieces that end at `cuts`; the data, what was left over, and the trailers.
-fn read(text: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>), BodyError> {
+/// The data, what was left over, and the trailers.
+type Read = (Vec<u8>, Vec<u8>, Vec<u8>);
+
+/// Reads `text` in pieces that end at `cuts`.
+fn read(text: &[u8], cuts: &[usize]) -> Result<Read, BodyError> {
     let mut decoder = Decoder::new(Framing::Chunked);
     let mut data = Vec::new();
     let mut from = 0;

@@ -16,7 +16,9 @@ fn request(text: &str) -> Result<Option<Read>, HeadError> {
     let head = RequestHead::parse(text.as_bytes(), &mut storage)?;
     Ok(head.map(|head| Read {
         path: head.path.to_owned(),
-        host: head.host.map(|host| String::from_utf8(host.to_vec()).unwrap()),
+        host: head
+            .host
+            .map(|host| String::from_utf8(host.to_vec()).unwrap()),
         framing: head.framing,
         keep_alive: head.keep_alive,
     }))
@@ -57,7 +59,15 @@ fn targets_are_paths_or_http_addresses() {
     let options = "OPTIONS http://x HTTP/1.1\r\nHost: h\r\n\r\n";
     assert_eq!(request(options).unwrap().unwrap().path, "*");
     for bad in [
-        "*", "x", "/a#b", "http://", "http:///p", "http://u@x/", "http://x?q", "ftp://x/", "//\u{7f}",
+        "*",
+        "x",
+        "/a#b",
+        "http://",
+        "http:///p",
+        "http://u@x/",
+        "http://x?q",
+        "ftp://x/",
+        "//\u{7f}",
         "/\u{e9}",
     ] {
         assert!(get(bad).is_err(), "{bad}");
@@ -68,7 +78,9 @@ fn targets_are_paths_or_http_addresses() {
 fn connections_are_kept_as_their_version_says() {
     let keeps = |text: &str| request(text).unwrap().unwrap().keep_alive;
     assert!(keeps("GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
-    assert!(!keeps("GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n"));
+    assert!(!keeps(
+        "GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n"
+    ));
     assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
     assert!(keeps("GET / HTTP/1.0\r\nConnection: x, keep-alive\r\n\r\n"));
     assert!(!keeps(
@@ -86,20 +98,38 @@ fn what_two_readers_could_read_differently_is_refused() {
         ("an empty length", "Content-Length: \r\n"),
         ("a length with a space", "Content-Length: 1 2\r\n"),
         ("a huge length", "Content-Length: 99999999999999999999\r\n"),
-        ("length and chunks", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
-        ("two codings", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        (
+            "length and chunks",
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        (
+            "two codings",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ),
         ("chunked not alone", "Transfer-Encoding: gzip, chunked\r\n"),
-        ("chunked not last", "Transfer-Encoding: chunked, identity\r\n"),
+        (
+            "chunked not last",
+            "Transfer-Encoding: chunked, identity\r\n",
+        ),
         ("chunked twice", "Transfer-Encoding: chunked, chunked\r\n"),
         ("an unknown coding", "Transfer-Encoding: xchunked\r\n"),
         ("a quoted coding", "Transfer-Encoding: \"chunked\"\r\n"),
-        ("a coding with a parameter", "Transfer-Encoding: chunked;q=1\r\n"),
-        ("a coding behind a vertical tab", "Transfer-Encoding: \u{b}chunked\r\n"),
+        (
+            "a coding with a parameter",
+            "Transfer-Encoding: chunked;q=1\r\n",
+        ),
+        (
+            "a coding behind a vertical tab",
+            "Transfer-Encoding: \u{b}chunked\r\n",
+        ),
         ("identity", "Transfer-Encoding: identity\r\n"),
         ("space before the colon", "Content-Length : 3\r\n"),
         ("tab before the colon", "Transfer-Encoding\t: chunked\r\n"),
         ("a folded line", "X: 1\r\n Content-Length: 3\r\n"),
-        ("a line folded by a tab", "X: 1\r\n\tTransfer-Encoding: chunked\r\n"),
+        (
+            "a line folded by a tab",
+            "X: 1\r\n\tTransfer-Encoding: chunked\r\n",
+        ),
         ("a leading space", " X: 1\r\n"),
         ("LF alone", "X: 1\nContent-Length: 3\r\n"),
         ("LF alone before the end", "X: 1\r\n\n"),
@@ -114,26 +144,46 @@ fn what_two_readers_could_read_differently_is_refused() {
         ("two upgrades", "Upgrade: a\r\nUpgrade: b\r\n"),
     ] {
         let text = format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
-        assert!(request(&text).is_err(), "{what} was read: {:?}", request(&text));
+        assert!(
+            request(&text).is_err(),
+            "{what} was read: {:?}",
+            request(&text)
+        );
     }
     for (what, text) in [
-        ("a space in the method", "G ET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+        (
+            "a space in the method",
+            "G ET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        ),
         ("two spaces", "GET  / HTTP/1.1\r\nHost: h\r\n\r\n"),
         ("a tab", "GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n"),
-        ("a target with a space", "GET /a b HTTP/1.1\r\nHost: h\r\n\r\n"),
+        (
+            "a target with a space",
+            "GET /a b HTTP/1.1\r\nHost: h\r\n\r\n",
+        ),
         ("HTTP/0.9", "GET /\r\n\r\n"),
         ("HTTP/1.2", "GET / HTTP/1.2\r\nHost: h\r\n\r\n"),
         ("HTTP/3.7", "GET / HTTP/3.7\r\nHost: h\r\n\r\n"),
         ("lower case", "GET / http/1.1\r\nHost: h\r\n\r\n"),
-        ("LF behind the first line", "GET / HTTP/1.1\nHost: h\r\n\r\n"),
+        (
+            "LF behind the first line",
+            "GET / HTTP/1.1\nHost: h\r\n\r\n",
+        ),
         ("no host", "GET / HTTP/1.1\r\n\r\n"),
         ("a host with a path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
         ("a host with a user", "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"),
         ("a host with a space", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
-        ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (
+            "chunks in HTTP/1.0",
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
         ("a tunnel", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"),
     ] {
-        assert!(request(text).is_err(), "{what} was read: {:?}", request(text));
+        assert!(
+            request(text).is_err(),
+            "{what} was read: {:?}",
+            request(text)
+        );
     }
 }
 
@@ -173,10 +223,19 @@ fn a_responses_body_ends_where_its_head_says() {
     let of = |text: &str| response(text, false).unwrap().unwrap();
     let ok = |fields: &str| of(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"));
     assert_eq!(ok("Content-Length: 5\r\n"), (200, Framing::Length(5), true));
-    assert_eq!(ok("Transfer-Encoding: chunked\r\n"), (200, Framing::Chunked, true));
+    assert_eq!(
+        ok("Transfer-Encoding: chunked\r\n"),
+        (200, Framing::Chunked, true)
+    );
     assert_eq!(ok(""), (200, Framing::UntilClose, false));
-    assert_eq!(of("HTTP/1.1 204 No Content\r\n\r\n"), (204, Framing::Empty, true));
-    assert_eq!(of("HTTP/1.1 304\r\nContent-Length: 5\r\n\r\n"), (304, Framing::Empty, true));
+    assert_eq!(
+        of("HTTP/1.1 204 No Content\r\n\r\n"),
+        (204, Framing::Empty, true)
+    );
+    assert_eq!(
+        of("HTTP/1.1 304\r\nContent-Length: 5\r\n\r\n"),
+        (304, Framing::Empty, true)
+    );
     assert_eq!(
         of("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"),
         (200, Framing::Length(5), false)
@@ -184,7 +243,10 @@ fn a_responses_body_ends_where_its_head_says() {
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(response(head, true), Ok(Some((200, Framing::Empty, true))));
     // Old servers end lines with LF alone; what leaves is written anew.
-    assert_eq!(of("HTTP/1.1 200 OK\nContent-Length: 5\n\n"), (200, Framing::Length(5), true));
+    assert_eq!(
+        of("HTTP/1.1 200 OK\nContent-Length: 5\n\n"),
+        (200, Framing::Length(5), true)
+    );
 }
 
 #[test]
