@@ -39,8 +39,6 @@ const NOT_BUILT: &[&str] = &[
     "spec.limits",
     "spec.dns",
     "spec.externalName",
-    "spec.ports[].tls",
-    "spec.ports[].upstreamTls",
     "spec.ports[].proxyProtocol",
 ];
 

@@ -137,12 +137,12 @@ impl Listening {
 
     fn accepted(&self, worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         let Some((port, view)) = self.resolve(worker, &stream) else {
-            return reset(stream);
+            return reset(&stream);
         };
         match view.protocol {
             Protocol::Tcp => l4::serve(worker, stream, port, view),
             Protocol::Http => http::serve(worker, stream, peer, &port, &view),
-            Protocol::Unsupported => reset(stream),
+            Protocol::Unsupported => reset(&stream),
         }
     }
 
@@ -196,8 +196,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         .is_some_and(|errno| passing.contains(&errno))
 }
 
-/// Closes a connection with RST: its client learns at once, and unlike FIN can't take it for an empty answer.
-pub(crate) fn reset(stream: TcpStream) {
+/// Makes the close of a connection, which is to follow, an RST: its client learns at once, and unlike FIN can't take it
+/// for an empty answer.
+pub(crate) fn reset(stream: &TcpStream) {
     // Without it the close is a FIN: less clear to the client, but a close all the same.
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

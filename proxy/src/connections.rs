@@ -65,6 +65,8 @@ pub(crate) enum Closing {
 /// What a connection is waiting for, which decides how long it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// The end of a TLS handshake, within [`limits::HEAD_TIMEOUT`].
+    Handshake,
     /// Bytes in either direction.
     Relay,
     /// Requests one after the other: a head must be whole within [`limits::HEAD_TIMEOUT`].
@@ -129,9 +131,12 @@ impl Slot {
         }
     }
 
-    /// Notes which version of HTTP it turned out to be.
+    /// Notes what follows the handshake, or which version of HTTP it turned out to be.
     pub(crate) fn set_kind(&self, kind: Kind) {
         self.kind.set(kind);
+        self.rest.set(self.activity.reads());
+        let seen = self.seen.get();
+        self.seen.set(Seen { head: 0, ..seen });
     }
 
     /// Requests begun so far.
@@ -201,6 +206,7 @@ impl Slot {
         let mut seen = self.seen.get();
         let (moves, requests, busy) = (self.activity.moves(), self.requests.get(), self.is_busy());
         let mid_head = match self.kind.get() {
+            Kind::Handshake => true,
             Kind::Relay => false,
             Kind::Http1 => !busy && self.activity.reads() != self.rest.get(),
             Kind::Http2 => requests == 0,
@@ -227,9 +233,10 @@ impl Slot {
             return Verdict::Abort;
         }
         let idle = over(seen.quiet, self.idle.get());
-        match self.kind.get() {
+        let kind = self.kind.get();
+        match kind {
             // It was told to close and had time to: its peer doesn't read.
-            Kind::Http1 | Kind::Http2 if !busy && over(seen.closing, CLOSING) => Verdict::Abort,
+            _ if !busy && kind != Kind::Relay && over(seen.closing, CLOSING) => Verdict::Abort,
             Kind::Http1 | Kind::Http2 if !busy && idle => Verdict::Close,
             _ if idle => Verdict::Abort,
             _ => Verdict::Keep,

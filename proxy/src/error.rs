@@ -21,8 +21,8 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
-    /// The thread that keeps listeners in place could not be made.
-    #[error("the thread that looks after listeners can't start")]
+    /// The thread that keeps listeners in place, or the one that reads certificates, could not be made.
+    #[error("the thread that looks after listeners or certificates can't start")]
     Keeper {
         /// Why.
         #[source]

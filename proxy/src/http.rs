@@ -33,6 +33,7 @@ use crate::connections::{self, Kind};
 use crate::metrics::{Active, Spoken};
 use crate::stream::ClientStream;
 use crate::target::{Binding, Port, View};
+use crate::tls;
 use crate::worker::Worker;
 use exchange::Client;
 use io::ClientIo;
@@ -63,38 +64,55 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves a connection in a task of its own.
 pub(crate) fn serve(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    tcp: TcpStream,
     peer: SocketAddr,
     port: &Rc<Port>,
     view: &View,
 ) {
     let active = Active::new(&port.stats);
-    connections::spawn(worker, Kind::Http1, view.idle_timeout, |slot| {
-        let worker = Rc::clone(worker);
-        let binding = Binding::of(port);
+    let secure = view.tls.is_some();
+    let kind = if secure { Kind::Handshake } else { Kind::Http1 };
+    connections::spawn(worker, kind, view.idle_timeout, |slot| {
+        let (worker, port) = (Rc::clone(worker), Rc::clone(port));
         async move {
-            let stream = ClientStream::Tcp(stream);
-            let Some((stream, begun)) = first_bytes(&worker, stream).await else {
+            let stream = if secure {
+                // Boxed, or every connection in cleartext would hold room for it.
+                let handshake = Box::pin(tls::accept(&worker, &port, tcp, true));
+                let Some(stream) = handshake.await else {
+                    return;
+                };
+                slot.set_kind(Kind::Http1);
+                stream
+            } else {
+                ClientStream::Tcp(tcp)
+            };
+            let Some(Begun {
+                stream,
+                bytes,
+                spoken,
+            }) = begin(&worker, stream).await
+            else {
                 return;
             };
-            slot.activity.read();
-            let spoken = if begun.starts_with(PREFACE) {
+            if !bytes.is_empty() {
+                slot.activity.read();
+            }
+            if spoken == Spoken::Http2 {
                 slot.set_kind(Kind::Http2);
-                Spoken::Http2
-            } else {
-                Spoken::Http1
-            };
-            let client = Client::new(worker, Rc::clone(&slot), binding, peer, spoken, false);
+            }
+            let binding = Binding::of(&port);
+            drop(port);
+            let client = Client::new(worker, Rc::clone(&slot), binding, peer, spoken, secure);
             let client = Rc::new(client);
             let broke = match spoken {
                 Spoken::Http1 => {
-                    let side = h1::Side::new(stream, active, slot, begun);
+                    let side = h1::Side::new(stream, active, slot, bytes);
                     let ended = h1::Http1::new(client, side).run().await;
                     ended.err().map(|error| error.to_string())
                 }
                 // Boxed, or every HTTP/1.1 connection would hold room for an HTTP/2 one.
                 Spoken::Http2 => {
-                    let io = ClientIo::new(stream, begun, Arc::clone(&slot.activity), active);
+                    let io = ClientIo::new(stream, bytes, Arc::clone(&slot.activity), active);
                     let ended = Box::pin(h2::serve(io, client, &slot)).await;
                     ended.err().map(|error| endpoint::with_causes(&error))
                 }
@@ -106,26 +124,59 @@ pub(crate) fn serve(
     });
 }
 
-/// Reads until it is clear whether HTTP/2's preface comes; what was read goes to the engine. `None`: the client left.
-async fn first_bytes(worker: &Worker, mut stream: ClientStream) -> Option<(ClientStream, Vec<u8>)> {
-    let mut begun = Vec::new();
+/// A connection of which it is known what it speaks.
+struct Begun {
+    stream: ClientStream,
+    /// What was read to find out; it goes to the engine.
+    bytes: Vec<u8>,
+    spoken: Spoken,
+}
+
+/// Finds out what a client speaks: as ALPN agreed, else by whether HTTP/2's preface comes. `None`: the client left.
+async fn begin(worker: &Worker, mut stream: ClientStream) -> Option<Begun> {
+    let agreed = match stream.alpn() {
+        Some(tls::H2) => Some(Spoken::Http2),
+        Some(_) => Some(Spoken::Http1),
+        None => None,
+    };
+    let mut bytes = Vec::new();
+    let spoken = match agreed {
+        Some(spoken) => spoken,
+        None => preface(worker, &mut stream, &mut bytes).await?,
+    };
+    Some(Begun {
+        stream,
+        bytes,
+        spoken,
+    })
+}
+
+/// Reads until it is clear whether HTTP/2's preface comes.
+async fn preface(
+    worker: &Worker,
+    stream: &mut ClientStream,
+    begun: &mut Vec<u8>,
+) -> Option<Spoken> {
     loop {
         let read = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
-            let polled = Pin::new(&mut stream).poll_read(cx, &mut buffer);
+            let polled = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
             polled.map_ok(|()| {
                 begun.extend_from_slice(buffer.filled());
                 buffer.filled().len()
             })
         });
         let ended = read.await.ok()? == 0;
-        if ended {
-            return (!begun.is_empty()).then_some((stream, begun));
-        }
         let known = begun.len().min(PREFACE.len());
-        if begun[..known] != PREFACE[..known] || known == PREFACE.len() {
-            return Some((stream, begun));
+        if begun[..known] != PREFACE[..known] {
+            return Some(Spoken::Http1);
+        }
+        if known == PREFACE.len() {
+            return Some(Spoken::Http2);
+        }
+        if ended {
+            return (!begun.is_empty()).then_some(Spoken::Http1);
         }
     }
 }

@@ -10,14 +10,19 @@ use crate::metrics::Active;
 use crate::options::limits;
 use crate::pick::{self, Tried, hold_off};
 use crate::relay::{Early, relay};
-use crate::sockets::dial;
+use crate::stream::{ClientStream, EndpointStream};
 use crate::target::{InFlight, Port, View};
+use crate::tls;
 use crate::worker::Worker;
 
 /// Serves a connection in a task of its own.
 pub(crate) fn serve(worker: &Rc<Worker>, client: TcpStream, port: Rc<Port>, view: View) {
     let idle = view.idle_timeout;
-    connections::spawn(worker, Kind::Relay, idle, |slot| {
+    let kind = match view.tls {
+        Some(_) => Kind::Handshake,
+        None => Kind::Relay,
+    };
+    connections::spawn(worker, kind, idle, |slot| {
         Connection {
             worker: Rc::clone(worker),
             port,
@@ -38,8 +43,20 @@ struct Connection {
 impl Connection {
     async fn run(self, client: TcpStream) {
         let _active = Active::new(&self.port.stats);
+        let client = match self.view.tls {
+            None => ClientStream::Tcp(client),
+            Some(_) => {
+                let handshake = tls::accept(&self.worker, &self.port, client, false);
+                // Boxed, or every connection in cleartext would hold room for it.
+                let Some(client) = Box::pin(handshake).await else {
+                    return;
+                };
+                self.slot.set_kind(Kind::Relay);
+                client
+            }
+        };
         let Some((endpoint, _in_flight)) = self.connect().await else {
-            return reset(client);
+            return reset(client.tcp());
         };
         let stats = &self.port.stats;
         let activity = &self.slot.activity;
@@ -50,7 +67,7 @@ impl Connection {
     }
 
     /// A connection to the first endpoint that answers, each tried at most once.
-    async fn connect(&self) -> Option<(TcpStream, InFlight)> {
+    async fn connect(&self) -> Option<(EndpointStream, InFlight)> {
         let service = self.port.key();
         let mut tried = Tried::default();
         let mut timeouts = 0;
@@ -60,7 +77,8 @@ impl Connection {
             };
             let endpoint = &self.view.endpoints[index];
             let in_flight = InFlight::new(&self.view, index);
-            match dial(endpoint.addresses(), self.view.connect_timeout).await {
+            let connected = tls::dial(&self.port.tls, &self.view, endpoint);
+            match connected.await {
                 Ok(stream) => {
                     hold_off::end(endpoint);
                     return Some((stream, in_flight));

@@ -13,6 +13,7 @@
 //! * `http`: HTTP/1.1 and HTTP/2, with `http::exchange` as the one place where a request is picked for, retried, timed
 //!   and counted
 //! * `pick`: which endpoint now
+//! * `tls`: handshakes, certificates and who keeps them; `stream`: a connection with or without it
 //! * [`Metrics`]: what the workers count, summed at the scrape
 //!
 //! # Threads
@@ -36,6 +37,7 @@ pub mod sockets;
 mod splice;
 mod stream;
 mod target;
+mod tls;
 mod worker;
 
 pub use control::{ListenerKind, ListenerStatus};
@@ -45,3 +47,4 @@ pub use http::fuzzing;
 pub use metrics::Metrics;
 pub use options::{Forwarding, Options, VipMode};
 pub use proxy::{Drained, Proxy};
+pub use tls::TlsStatus;

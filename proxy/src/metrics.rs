@@ -14,8 +14,12 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-pub(crate) use stats::{Active, PortStats, RepairStats, RetryResult, Spoken, WorkerStats};
-use stats::{BOUNDS, CODES, RETRY_RESULTS, SPOKEN};
+pub(crate) use stats::{
+    Active, HandshakeResult, PortStats, RepairStats, RetryResult, Spoken, WorkerStats,
+};
+use stats::{BOUNDS, CODES, HANDSHAKE_RESULTS, RETRY_RESULTS, SPOKEN};
+
+use crate::tls;
 
 const REQUESTS: Family = Family(
     "heddle_requests_total",
@@ -62,6 +66,16 @@ const UNAVAILABLE: Family = Family(
     "Requests and connections for which no endpoint was eligible.",
     &["namespace", "service"],
 );
+const HANDSHAKES: Family = Family(
+    "heddle_tls_handshakes_total",
+    "TLS handshakes with clients.",
+    &["namespace", "service", "result"],
+);
+const CERTIFICATE_EXPIRY: Family = Family(
+    "heddle_certificate_expiry_timestamp_seconds",
+    "When the first of the certificates that clients are shown expires.",
+    &["namespace", "service"],
+);
 const ACCEPT_ERRORS: Family = Family(
     "heddle_accept_errors_total",
     "Connections that could not be accepted, for want of descriptors or memory.",
@@ -77,7 +91,7 @@ const REPAIRS: Family = Family(
     "Times that the nftables table or a route of virtual IPs was put back after others changed or deleted it.",
     &["part"],
 );
-const FAMILIES: [Family; 12] = [
+const FAMILIES: [Family; 14] = [
     REQUESTS,
     DURATION,
     ACTIVE,
@@ -87,6 +101,8 @@ const FAMILIES: [Family; 12] = [
     CONNECT_FAILURES,
     HOLD_OFFS,
     UNAVAILABLE,
+    HANDSHAKES,
+    CERTIFICATE_EXPIRY,
     ACCEPT_ERRORS,
     UNKNOWN,
     REPAIRS,
@@ -103,11 +119,16 @@ struct Family(&'static str, &'static str, &'static [&'static str]);
 pub struct Metrics {
     workers: Arc<[Arc<WorkerStats>]>,
     repairs: Arc<RepairStats>,
+    tls: Arc<tls::Table>,
     descs: Arc<[Desc]>,
 }
 
 impl Metrics {
-    pub(crate) fn new(workers: Vec<Arc<WorkerStats>>, repairs: Arc<RepairStats>) -> Self {
+    pub(crate) fn new(
+        workers: Vec<Arc<WorkerStats>>,
+        repairs: Arc<RepairStats>,
+        tls: Arc<tls::Table>,
+    ) -> Self {
         let desc = |Family(name, help, labels): &Family| {
             let labels = labels.iter().map(|l| (*l).to_owned()).collect();
             Desc::new(
@@ -121,6 +142,7 @@ impl Metrics {
         Metrics {
             workers: workers.into(),
             repairs,
+            tls,
             descs: FAMILIES.iter().map(desc).collect(),
         }
     }
@@ -138,6 +160,7 @@ struct Sum {
     received: u64,
     sent: u64,
     retries: [u64; RETRY_RESULTS.len()],
+    handshakes: [u64; HANDSHAKE_RESULTS.len()],
     connect_failures: u64,
     hold_offs: u64,
     unavailable: u64,
@@ -153,6 +176,9 @@ impl Sum {
         self.hold_offs += port.hold_offs.get();
         self.unavailable += port.unavailable.get();
         for (sum, count) in self.retries.iter_mut().zip(&port.retries) {
+            *sum += count.get();
+        }
+        for (sum, count) in self.handshakes.iter_mut().zip(&port.handshakes) {
             *sum += count.get();
         }
         if let Some(http) = &port.http {
@@ -210,13 +236,7 @@ impl Collector for Metrics {
                 out.push(histogram(key, sum));
             }
         });
-        let active = each(&|out, key, sum| {
-            let mut gauge = Gauge::default();
-            gauge.set_value(sum.active as f64);
-            let mut metric = Metric::from_label(labels(ACTIVE.2, key, &[]));
-            metric.set_gauge(gauge);
-            out.push(metric);
-        });
+        let active = each(&|out, key, sum| out.push(gauge(ACTIVE.2, key, sum.active as f64)));
         let bytes = each(&|out, key, sum| {
             out.push(counter(BYTES.2, key, &["received"], sum.received));
             out.push(counter(BYTES.2, key, &["sent"], sum.sent));
@@ -224,6 +244,14 @@ impl Collector for Metrics {
         let retries = each(&|out, key, sum| {
             for (result, count) in RETRY_RESULTS.iter().zip(sum.retries) {
                 out.push(counter(RETRIES.2, key, &[result], count));
+            }
+        });
+        let handshakes = each(&|out, key, sum| {
+            if sum.handshakes.iter().all(|count| *count == 0) {
+                return;
+            }
+            for (result, count) in HANDSHAKE_RESULTS.iter().zip(sum.handshakes) {
+                out.push(counter(HANDSHAKES.2, key, &[result], count));
             }
         });
         let part = |name: &str, count: &AtomicU64| {
@@ -245,6 +273,8 @@ impl Collector for Metrics {
             simple(CONNECT_FAILURES, &|sum| sum.connect_failures),
             simple(HOLD_OFFS, &|sum| sum.hold_offs),
             simple(UNAVAILABLE, &|sum| sum.unavailable),
+            family(HANDSHAKES, MetricType::COUNTER, handshakes),
+            family(CERTIFICATE_EXPIRY, MetricType::GAUGE, expiries(&self.tls)),
             family(
                 ACCEPT_ERRORS,
                 MetricType::COUNTER,
@@ -286,6 +316,28 @@ fn label(name: &str, value: &str) -> LabelPair {
     pair.set_name(name.to_owned());
     pair.set_value(value.to_owned());
     pair
+}
+
+/// When the first certificate of each service expires.
+fn expiries(table: &tls::Table) -> Vec<Metric> {
+    let ports = table.ports();
+    let mut first: BTreeMap<&ServiceKey, i64> = BTreeMap::new();
+    for port in ports.values() {
+        if let Some(not_after) = port.not_after {
+            let of_service = first.entry(&port.service).or_insert(not_after);
+            *of_service = not_after.min(*of_service);
+        }
+    }
+    let metric = |(key, time): (&ServiceKey, i64)| gauge(CERTIFICATE_EXPIRY.2, key, time as f64);
+    first.into_iter().map(metric).collect()
+}
+
+fn gauge(names: &[&str], key: &ServiceKey, value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(labels(names, key, &[]));
+    metric.set_gauge(gauge);
+    metric
 }
 
 fn counter(names: &[&str], key: &ServiceKey, more: &[&str], value: u64) -> Metric {

@@ -13,7 +13,8 @@ use crate::control::{ListenerStatus, Listeners};
 use crate::error::ProxyError;
 use crate::metrics::{Metrics, WorkerStats};
 use crate::options::Options;
-use crate::worker::{Command, WorkerHandle};
+use crate::tls::{self, TlsStatus};
+use crate::worker::{Command, Shared, WorkerHandle};
 
 /// How often failed listeners are looked at.
 const TEND: Duration = Duration::from_millis(250);
@@ -29,6 +30,8 @@ pub struct Drained {
 pub struct Proxy {
     listeners: Arc<Mutex<Listeners>>,
     keeper: Option<Keeper>,
+    certificates: tls::Keeper,
+    tls: Arc<tls::Table>,
     metrics: Metrics,
     drain_timeout: Duration,
 }
@@ -45,17 +48,20 @@ impl Proxy {
         }
         let stats: Vec<Arc<WorkerStats>> = (0..options.workers).map(|_| Arc::default()).collect();
         let forwarding = Arc::new(options.forwarding);
+        let tls = Arc::<tls::Table>::default();
+        let certificates = tls::Keeper::start(Arc::clone(&tls))?;
         let workers = stats
             .iter()
             .enumerate()
             .map(|(worker, stats)| {
-                WorkerHandle::start(
-                    worker,
-                    Arc::clone(&options.snapshot),
-                    Arc::clone(stats),
-                    Arc::clone(&forwarding),
-                )
-                .map_err(|source| ProxyError::Worker { worker, source })
+                let shared = Shared {
+                    snapshot: Arc::clone(&options.snapshot),
+                    stats: Arc::clone(stats),
+                    forwarding: Arc::clone(&forwarding),
+                    tls: Arc::clone(&tls),
+                };
+                WorkerHandle::start(worker, shared)
+                    .map_err(|source| ProxyError::Worker { worker, source })
             })
             .collect::<Result<Vec<_>, _>>()?;
         // One snapshot for both: what the redirect begins with, the reconciliation may take away.
@@ -74,7 +80,9 @@ impl Proxy {
         let proxy = Proxy {
             listeners,
             keeper: Some(keeper),
-            metrics: Metrics::new(stats, repairs),
+            certificates,
+            metrics: Metrics::new(stats, repairs, Arc::clone(&tls)),
+            tls,
             drain_timeout: options.drain_timeout,
         };
         proxy.reconcile(&snapshot, None);
@@ -88,6 +96,7 @@ impl Proxy {
     /// compares all, at about 0.1 µs for each that did not change. Opening sockets takes system calls: not for a
     /// thread that must not block for some microseconds per changed listener.
     pub fn reconcile(&self, snapshot: &Snapshot, changed: Option<&[ServiceKey]>) {
+        self.certificates.reconcile(snapshot, changed);
         let mut listeners = lock(&self.listeners);
         listeners.reconcile(snapshot, changed);
         let changed: Option<Arc<[ServiceKey]>> = changed.map(Arc::from);
@@ -113,6 +122,11 @@ impl Proxy {
     /// Every listener that the services ask for, with why it is not there.
     pub fn listeners(&self) -> Vec<ListenerStatus> {
         lock(&self.listeners).status()
+    }
+
+    /// Files of certificates, keys and authorities that can't be used as they are now. They are looked at once a second.
+    pub fn tls(&self) -> Vec<TlsStatus> {
+        self.tls.status()
     }
 
     /// What the workers count; register it with a Prometheus registry.

@@ -10,11 +10,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::stream::{ClientStream, EndpointStream};
-
 use crate::connections::Activity;
 use crate::metrics::PortStats;
 use crate::options::limits;
+use crate::stream::{ClientStream, EndpointStream};
 use crate::worker::Worker;
 
 /// Bytes that were read before the relay began and are sent first.
@@ -155,6 +154,10 @@ impl Direction {
             match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
                     self.held = Vec::new();
+                    // What TLS has taken and the socket has not.
+                    if let Poll::Ready(Err(error)) = Pin::new(&mut *to).poll_flush(cx) {
+                        return Poll::Ready(Err(error));
+                    }
                     return Poll::Pending;
                 }
                 Poll::Ready(result) => result?,

@@ -13,6 +13,7 @@ use crate::http::Pool;
 use crate::metrics::{PortStats, RetryResult};
 use crate::options::limits;
 use crate::pick::hold_off;
+use crate::tls;
 use crate::worker::Worker;
 
 /// A port's view, shared within one worker: cloning it touches no counter that another worker writes to.
@@ -84,13 +85,15 @@ pub(crate) struct Port {
     seq: u64,
     pub(crate) stats: Arc<PortStats>,
     pub(crate) pool: Pool,
+    /// Where its certificates and authorities are found.
+    pub(crate) tls: Arc<tls::Table>,
     reserve: Cell<u32>,
     epoch: Cell<u64>,
     view: RefCell<Option<View>>,
 }
 
 impl Port {
-    pub(crate) fn new(view: &Arc<PortView>, epoch: u64) -> Self {
+    pub(crate) fn new(view: &Arc<PortView>, epoch: u64, tls: Arc<tls::Table>) -> Self {
         let http = view.protocol == Protocol::Http;
         Port {
             key: view.key.clone(),
@@ -98,6 +101,7 @@ impl Port {
             seq: view.load.seq,
             stats: Arc::new(PortStats::new(view.key.clone(), http)),
             pool: Pool::default(),
+            tls,
             reserve: Cell::new(limits::RETRY_RESERVE),
             epoch: Cell::new(epoch),
             view: RefCell::new(Some(View::new(view))),

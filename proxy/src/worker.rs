@@ -23,6 +23,7 @@ use crate::metrics::WorkerStats;
 use crate::options::{Forwarding, limits};
 use crate::splice::Pipes;
 use crate::target::{Binding, Port};
+use crate::tls;
 
 /// What the control side asks of a worker. Workers never answer but at the end of a drain.
 #[derive(Debug)]
@@ -66,12 +67,22 @@ impl LeadsTo {
     }
 }
 
+/// What a worker shares with others.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) stats: Arc<WorkerStats>,
+    pub(crate) forwarding: Arc<Forwarding>,
+    pub(crate) tls: Arc<tls::Table>,
+}
+
 /// The state of a worker; lives on its thread only.
 pub(crate) struct Worker {
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     ports: RefCell<HashMap<ServiceKey, Vec<Rc<Port>>>>,
     pub(crate) connections: Connections,
     pub(crate) stats: Arc<WorkerStats>,
+    pub(crate) tls: Arc<tls::Table>,
     /// Everything is read into it: it stays in the processor's cache, and idle connections hold no buffer.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// Heads on their way to clients are written here.
@@ -93,21 +104,18 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    fn new(
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        stats: Arc<WorkerStats>,
-        forwarding: Arc<Forwarding>,
-    ) -> Self {
+    fn new(shared: Shared) -> Self {
         Worker {
-            snapshot: RefCell::new(Cache::new(snapshot)),
+            snapshot: RefCell::new(Cache::new(shared.snapshot)),
             ports: RefCell::default(),
             connections: Connections::default(),
-            stats,
+            stats: shared.stats,
             scratch: RefCell::new(vec![0; limits::READ_BYTES].into()),
             out: RefCell::default(),
             buffers: RefCell::default(),
             pipes: Rc::default(),
-            forwarding,
+            tls: shared.tls,
+            forwarding: shared.forwarding,
             random: Cell::new(RandomState::new().hash_one(())),
             listening: RefCell::default(),
             draining: Cell::new(false),
@@ -174,7 +182,7 @@ impl Worker {
         if let Some(port) = of_service.iter().find(|port| port.seq() == view.load.seq) {
             return Some(Rc::clone(port));
         }
-        let port = Rc::new(Port::new(&view, epoch));
+        let port = Rc::new(Port::new(&view, epoch, Arc::clone(&self.tls)));
         self.stats.insert(port.seq(), Arc::clone(&port.stats));
         of_service.push(Rc::clone(&port));
         Some(port)
@@ -323,12 +331,7 @@ pub(crate) struct WorkerHandle {
 
 impl WorkerHandle {
     /// Starts the thread with its runtime.
-    pub(crate) fn start(
-        index: usize,
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        stats: Arc<WorkerStats>,
-        forwarding: Arc<Forwarding>,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(index: usize, shared: Shared) -> io::Result<Self> {
         let (commands, received) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -341,7 +344,7 @@ impl WorkerHandle {
                     Ok(runtime) => {
                         // Nobody waits only if starting was given up.
                         let _ = ready.send(Ok(()));
-                        let worker = Rc::new(Worker::new(snapshot, stats, forwarding));
+                        let worker = Rc::new(Worker::new(shared));
                         runtime.block_on(worker.run(received));
                     }
                     Err(error) => drop(ready.send(Err(error))),

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,9 +11,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::message::{BodyError, HeadError};
-use crate::sockets::{DialError, dial, unanswered};
+use crate::sockets::{DialError, unanswered};
 use crate::stream::EndpointStream;
 use crate::target::View;
+use crate::tls;
 
 /// Why there is no connection to an endpoint.
 #[derive(Clone, Debug)]
@@ -111,8 +111,6 @@ pub(super) enum Failure {
 /// for it for a quarter of an hour.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// Until there is a connection.
-    pub(super) connect: Duration,
     /// While a request's head and little more is on its way: half the time that a connect may take. The kernel counts
     /// from the first retransmission, so that it takes 0.4 s longer in a local network: together less than a connect.
     head: Duration,
@@ -124,7 +122,6 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn of(view: &View) -> Self {
         Patience {
-            connect: view.connect_timeout,
             head: view.connect_timeout / 2,
             body: view.idle_timeout,
         }
@@ -169,15 +166,16 @@ impl Connection {
         connection
     }
 
-    /// Connects to the first of the addresses that answers.
+    /// Connects to an endpoint of the port, over TLS where the port says so.
     pub(super) async fn open(
-        addresses: &[SocketAddr],
-        patience: Patience,
+        table: &tls::Table,
+        view: &View,
+        index: usize,
     ) -> Result<Self, ConnectError> {
-        let stream = dial(addresses, patience.connect)
+        let stream = tls::dial(table, view, &view.endpoints[index])
             .await
             .map_err(|error| ConnectError::Dial(Rc::new(error)))?;
-        Ok(Connection::new(EndpointStream::Tcp(stream), patience))
+        Ok(Connection::new(stream, Patience::of(view)))
     }
 
     /// Takes up another request, all of the last one having gone out: the short time-out again. A system call only

@@ -71,14 +71,14 @@ impl Http1 {
     pub(super) async fn run(mut self) -> io::Result<()> {
         loop {
             let then = match poll_fn(|cx| self.poll_next(cx)).await? {
-                Next::End => return Ok(()),
+                Next::End => return close::end(self.side).await,
                 Next::Refused(refused, then) => self.answer(refused, then).await?,
                 // Boxed, so that an idle connection holds no room for it.
                 Next::Request(begun) => Box::pin(serve(&mut self.side, begun)).await?,
             };
             match then {
                 Then::Keep if self.client.slot.closing() == Closing::No => {}
-                Then::Keep | Then::Close => return Ok(()),
+                Then::Keep | Then::Close => return close::end(self.side).await,
                 Then::Linger => return Box::pin(close::linger(self.client, self.side)).await,
                 Then::Reset => {
                     close::reset(self.side);

@@ -27,7 +27,7 @@ use hyper::service::service_fn;
 use super::exchange::{Asked, Client, Exchange, Refused};
 use super::io::ClientIo;
 use super::reply::{Problem, Style};
-use super::translate::Asking;
+use super::translate::{self, Asking};
 use crate::connections::{Closing, Slot};
 use crate::options::limits;
 pub(super) use body::{Aborted, RequestBody, ResponseBody};
@@ -126,7 +126,8 @@ async fn over_http2(
     asking: Asking,
     incoming: Incoming,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let head = match asking.http2(&exchange.client().forwarded()) {
+    let scheme = translate::scheme(&exchange.view);
+    let head = match asking.http2(scheme, &exchange.client().forwarded()) {
         Ok(head) => head,
         Err(problem) => return Err(exchange.give_up(problem)),
     };

@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::endpoint::{Connection, Patience};
+use super::endpoint::Connection;
 use crate::connections::Activity;
 use crate::metrics::Active;
-use crate::stream::{ClientStream, EndpointStream};
+use crate::stream::ClientStream;
 
 /// A client's socket.
 #[derive(Debug)]
@@ -118,13 +118,7 @@ impl Write for ClientIo {
 
 /// An endpoint's socket.
 #[derive(Debug)]
-pub(super) struct EndpointIo(Connection);
-
-impl EndpointIo {
-    pub(super) fn new(stream: EndpointStream, patience: Patience) -> Self {
-        EndpointIo(Connection::new(stream, patience))
-    }
-}
+pub(super) struct EndpointIo(pub(super) Connection);
 
 impl Read for EndpointIo {
     fn poll_read(

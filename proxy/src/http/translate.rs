@@ -5,6 +5,8 @@ use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 
+use model::snapshot::PortView;
+
 use super::message::{
     Decoder, Field, Forwarded, Framing, Reach, RequestHead, RequestLine, ResponseHead, Storage,
     fields_of_trailers, is_host, names_token, request_head,
@@ -123,17 +125,30 @@ impl Asking {
     }
 
     /// Makes it one for an endpoint that speaks HTTP/2.
-    pub(super) fn http2(&self, forwarded: &Forwarded<'_>) -> Result<Request<()>, Problem> {
+    pub(super) fn http2(
+        &self,
+        scheme: Scheme,
+        forwarded: &Forwarded<'_>,
+    ) -> Result<Request<()>, Problem> {
         let framing = self.length().map_or(Framing::Empty, Framing::Length);
         let mut bytes = Vec::new();
         self.http1(framing, forwarded, &mut bytes);
-        from_bytes(&self.line(), &bytes, self.trailers())
+        from_bytes(scheme, &self.line(), &bytes, self.trailers())
+    }
+}
+
+/// The scheme of the hop to a port's endpoints.
+pub(super) fn scheme(view: &PortView) -> Scheme {
+    match view.upstream_tls {
+        Some(_) => Scheme::HTTPS,
+        None => Scheme::HTTP,
     }
 }
 
 /// A client's HTTP/1.1 request for an endpoint that speaks HTTP/2.
 pub(super) fn to_http2(
     head: &RequestHead<'_, '_>,
+    scheme: Scheme,
     forwarded: &Forwarded<'_>,
 ) -> Result<Request<()>, Problem> {
     let line = RequestLine {
@@ -149,11 +164,12 @@ pub(super) fn to_http2(
     let mut bytes = Vec::new();
     let fields = || head.fields.passed();
     request_head(&mut bytes, line, fields, reach, forwarded);
-    from_bytes(&line, &bytes, head.trailers)
+    from_bytes(scheme, &line, &bytes, head.trailers)
 }
 
 /// Reads what our own writer wrote.
 fn from_bytes(
+    scheme: Scheme,
     line: &RequestLine<'_>,
     bytes: &[u8],
     trailers: bool,
@@ -188,7 +204,7 @@ fn from_bytes(
     };
     let mut parts = http::uri::Parts::default();
     parts.authority = Some(Authority::try_from(authority).map_err(|_| invalid())?);
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.path_and_query = Some(PathAndQuery::try_from(line.path).map_err(|_| invalid())?);
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(line.method.as_bytes()).map_err(|_| invalid())?;

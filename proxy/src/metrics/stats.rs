@@ -82,6 +82,22 @@ pub(crate) enum RetryResult {
 /// The names of [`RetryResult`] as label values, in its order.
 pub(crate) const RETRY_RESULTS: [&str; 3] = ["success", "failure", "over_budget"];
 
+/// How a client's TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandshakeResult {
+    /// With a new session.
+    Full,
+    /// With a session that its client had kept.
+    Resumed,
+    /// Broken off by either side.
+    Failure,
+    /// There was no certificate to show.
+    NoCertificate,
+}
+
+/// The names of [`HandshakeResult`] as label values, in its order.
+pub(crate) const HANDSHAKE_RESULTS: [&str; 4] = ["full", "resumed", "failure", "no_certificate"];
+
 /// What one worker counts of one port.
 #[derive(Debug)]
 pub(crate) struct PortStats {
@@ -97,6 +113,7 @@ pub(crate) struct PortStats {
     /// Requests or connections for which nobody was eligible.
     pub(crate) unavailable: Count,
     pub(crate) retries: [Count; RETRY_RESULTS.len()],
+    pub(crate) handshakes: [Count; HANDSHAKE_RESULTS.len()],
     pub(crate) http: Option<Box<HttpStats>>,
 }
 
@@ -112,12 +129,17 @@ impl PortStats {
             hold_offs: Count::default(),
             unavailable: Count::default(),
             retries: Default::default(),
+            handshakes: Default::default(),
             http: http.then(Box::default),
         }
     }
 
     pub(crate) fn retry(&self, result: RetryResult) {
         self.retries[result as usize].add(1);
+    }
+
+    pub(crate) fn handshake(&self, result: HandshakeResult) {
+        self.handshakes[result as usize].add(1);
     }
 }
 

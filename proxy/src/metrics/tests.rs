@@ -17,7 +17,10 @@ fn two_workers() -> (Metrics, Vec<Arc<WorkerStats>>) {
         Arc::new(WorkerStats::default()),
         Arc::new(WorkerStats::default()),
     ];
-    (Metrics::new(workers.clone(), Arc::default()), workers)
+    (
+        Metrics::new(workers.clone(), Arc::default(), Arc::default()),
+        workers,
+    )
 }
 
 fn port() -> Arc<PortStats> {

@@ -21,6 +21,13 @@ pub(crate) enum DialError {
         #[source]
         source: io::Error,
     },
+    /// The socket was connected, and no request sent.
+    #[error("connect to {address}")]
+    Tls {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("the endpoint has no address to dial")]
     NoAddress,
 }
@@ -28,14 +35,18 @@ pub(crate) enum DialError {
 impl DialError {
     /// Whether it took a whole time-out.
     pub(crate) fn timed_out(&self) -> bool {
-        matches!(self, DialError::Timeout { .. })
+        match self {
+            DialError::Timeout { .. } => true,
+            DialError::Tls { source, .. } => source.kind() == io::ErrorKind::TimedOut,
+            DialError::Io { .. } | DialError::NoAddress => false,
+        }
     }
 
     /// Whether nobody answered at all: not even with a refusal.
     pub(crate) fn unanswered(&self) -> bool {
         match self {
             DialError::Timeout { .. } => true,
-            DialError::Io { source, .. } => unanswered(source),
+            DialError::Io { source, .. } | DialError::Tls { source, .. } => unanswered(source),
             DialError::NoAddress => false,
         }
     }
@@ -43,7 +54,9 @@ impl DialError {
     /// With the operating system's reason, for a line of text.
     pub(crate) fn in_words(&self) -> String {
         match self {
-            DialError::Io { source, .. } => format!("{self}: {source}"),
+            DialError::Io { source, .. } | DialError::Tls { source, .. } => {
+                format!("{self}: {source}")
+            }
             _ => self.to_string(),
         }
     }

@@ -12,4 +12,6 @@ mod redirected;
 mod retries;
 mod support;
 mod tcp;
+mod tls;
+mod tls_upstream;
 mod upgrade;

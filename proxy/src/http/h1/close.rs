@@ -12,6 +12,17 @@ use super::Side;
 use crate::http::exchange::Client;
 use crate::options::limits;
 
+/// Closes a connection on which nothing is under way. Over TLS its client is told so: an end without that may be an
+/// attacker's (RFC 8446, 6.1).
+pub(super) async fn end(mut side: Side) -> io::Result<()> {
+    if !side.stream().is_clear() {
+        let told = Box::pin(async move { poll_fn(|cx| side.poll_shutdown(cx)).await });
+        // A client that has left already need not hear it.
+        drop(tokio::time::timeout(limits::LINGER, told).await);
+    }
+    Ok(())
+}
+
 /// Closes so that the last answer arrives: closing a socket with unread bytes resets it, and the reset may overtake the
 /// answer (RFC 9112, 9.6). What still comes is read and dropped, for a while.
 pub(super) async fn linger(client: Rc<Client>, mut side: Side) -> io::Result<()> {

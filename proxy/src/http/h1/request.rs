@@ -3,7 +3,7 @@
 use http::Request;
 
 use super::{Http1, Next, Then, UNREAD, then_after};
-use crate::http::exchange::{Asked, Exchange};
+use crate::http::exchange::{Asked, Client, Exchange};
 use crate::http::message::{
     Coding, Decoder, Framing, HeadError, Reach, RequestHead, RequestLine, Storage, encode,
     is_too_long, last_chunk, request_head,
@@ -44,6 +44,14 @@ pub(super) struct Begun {
     /// Where its body ends, of which the first part is in `outgoing`.
     pub(super) decoder: Decoder,
     pub(super) outgoing: Outgoing,
+}
+
+fn to_http2(
+    head: &RequestHead<'_, '_>,
+    exchange: &Exchange,
+    client: &Client,
+) -> Result<Request<()>, Problem> {
+    translate::to_http2(head, translate::scheme(&exchange.view), &client.forwarded())
 }
 
 impl Http1 {
@@ -94,7 +102,7 @@ impl Http1 {
                 self.write_head(&head, &mut flight);
                 Outgoing::Http1(flight)
             }
-            UpstreamProtocol::H2c => match translate::to_http2(&head, &self.client.forwarded()) {
+            UpstreamProtocol::H2c => match to_http2(&head, &exchange, &self.client) {
                 Ok(request) => Outgoing::Http2(Box::new(request), Vec::new()),
                 Err(problem) => {
                     let then = then_after(head.framing == Framing::Empty, head.keep_alive);

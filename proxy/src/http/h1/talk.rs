@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 use super::request::Facts;
 use super::{Side, Then, answer, then_after};
 use crate::connections::Closing;
-use crate::http::endpoint::{Connection, EndpointError, Failure, Patience};
+use crate::http::endpoint::{ConnectError, Connection, EndpointError, Failure};
 use crate::http::exchange::{Ending, Exchange};
 use crate::http::message::Decoder;
 use crate::http::reply::Problem;
@@ -112,16 +112,17 @@ pub(super) async fn serve(
         let connection = match exchange.port.pool.take(seq, tried.need) {
             Some(connection) => connection,
             None => {
-                let endpoint = &exchange.view.endpoints[index];
-                let patience = Patience::of(&exchange.view);
                 // Boxed, because most requests need no new connection.
-                let opened = Box::pin(Connection::open(endpoint.addresses(), patience)).await;
+                let opened = Box::pin(open(&exchange, index)).await;
                 match opened {
                     Ok(connection) => connection,
-                    Err(error) => {
+                    Err(lost) => {
                         drop(tried);
-                        let failure = Failure::Connect { error };
-                        match exchange.failed(index, failure, up.resend()) {
+                        let failed = lost.and_then(|error| {
+                            let failure = Failure::Connect { error };
+                            exchange.failed(index, failure, up.resend())
+                        });
+                        match failed {
                             Ok(()) => continue,
                             Err(problem) => {
                                 return refuse(side, exchange, facts, &up, problem).await;
@@ -161,6 +162,24 @@ pub(super) async fn serve(
             return refuse(side, exchange, facts, &up, problem).await;
         }
         up.rewind();
+    }
+}
+
+/// A new connection, within the time that the request has.
+///
+/// # Errors
+/// Why there is none, or that the time is over.
+async fn open(
+    exchange: &Exchange,
+    index: usize,
+) -> Result<Connection, Result<ConnectError, Problem>> {
+    let opening = Connection::open(&exchange.port.tls, &exchange.view, index);
+    match exchange.deadline() {
+        None => opening.await.map_err(Ok),
+        Some((at, limit)) => match tokio::time::timeout_at(at.into(), opening).await {
+            Ok(opened) => opened.map_err(Ok),
+            Err(_) => Err(Err(Problem::timeout(exchange.port.key(), limit))),
+        },
     }
 }
 

@@ -1,8 +1,8 @@
 //! Requests at endpoints that speak HTTP/2: all of a worker's to one endpoint share a connection.
 
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use http::{Request, Response};
@@ -11,14 +11,14 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioTimer;
 
 use super::{Aborted, LocalExecutor, RequestBody};
-use crate::http::endpoint::{ConnectError, EndpointError, Failure, Patience, with_causes};
+use crate::http::endpoint::{ConnectError, Connection, EndpointError, Failure, with_causes};
 use crate::http::exchange::{Ending, Exchange, Refused};
 use crate::http::io::EndpointIo;
 use crate::http::reply::Problem;
 use crate::http::tries::{Resend, Try};
 use crate::options::limits;
-use crate::sockets::dial;
-use crate::stream::EndpointStream;
+use crate::target::View;
+use crate::tls;
 
 /// A request until it is sent.
 struct Unsent {
@@ -124,8 +124,8 @@ async fn one(
     let mut reused = true;
     let (number, connecting) = port.pool.multiplexed(seq, || {
         reused = false;
-        let (view, patience) = (view.clone(), Patience::of(view));
-        async move { connect(view.endpoints[index].addresses(), patience).await }
+        let (view, table) = (view.clone(), Arc::clone(&port.tls));
+        async move { connect(&table, &view, index).await }
             .boxed_local()
             .shared()
     });
@@ -180,13 +180,11 @@ fn is_of_client(error: &hyper::Error) -> bool {
 }
 
 async fn connect(
-    addresses: &[SocketAddr],
-    patience: Patience,
+    table: &tls::Table,
+    view: &View,
+    index: usize,
 ) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let stream = dial(addresses, patience.connect)
-        .await
-        .map_err(|e| ConnectError::Dial(Rc::new(e)))?;
-    let io = EndpointIo::new(EndpointStream::Tcp(stream), patience);
+    let io = EndpointIo(Connection::open(table, view, index).await?);
     let (interval, answer) = limits::H2_PING;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

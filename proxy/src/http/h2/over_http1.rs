@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::answer::Answer;
 use super::body::ResponseBody;
-use crate::http::endpoint::{Connection, EndpointError, Failure, Patience};
+use crate::http::endpoint::{Connection, EndpointError, Failure};
 use crate::http::exchange::{Exchange, Refused};
 use crate::http::message::{
     Coding, Decoder, Framing, ResponseHead, Storage, encode, is_too_long, last_chunk,
@@ -293,10 +293,9 @@ async fn one(
     let mut connection = match exchange.port.pool.take(seq, tried.need) {
         Some(connection) => connection,
         None => {
-            let endpoint = &exchange.view.endpoints[tried.index];
-            let patience = Patience::of(&exchange.view);
             // Boxed, because most requests need no new connection.
-            Box::pin(Connection::open(endpoint.addresses(), patience))
+            let opening = Connection::open(&exchange.port.tls, &exchange.view, tried.index);
+            Box::pin(opening)
                 .await
                 .map_err(|error| Lost::Failed(Failure::Connect { error }))?
         }

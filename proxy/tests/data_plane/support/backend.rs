@@ -16,6 +16,8 @@ use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -84,6 +86,33 @@ impl Backend {
                 .serve_connection(TokioIo::new(stream), service);
             // Clients break connections off in some tests.
             let _ = connection.await;
+        })
+        .await
+    }
+
+    /// The same over TLS, in HTTP/2 where ALPN agrees on it. A handshake that fails is no connection.
+    pub async fn tls(name: &'static str, config: Arc<ServerConfig>) -> Self {
+        Backend::raw(move |stream, requests| {
+            let acceptor = TlsAcceptor::from(Arc::clone(&config));
+            async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let service = service_fn(move |request| {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                    answer(name, request)
+                });
+                let io = TokioIo::new(stream);
+                // Clients break connections off in some tests.
+                if http2 {
+                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(io, service).await;
+                } else {
+                    let builder = hyper::server::conn::http1::Builder::new();
+                    let _ = builder.serve_connection(io, service).await;
+                }
+            }
         })
         .await
     }

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A response, whole.
@@ -28,15 +28,21 @@ impl Reply {
 }
 
 /// A connection that speaks HTTP/1.1.
-pub struct Http1 {
-    pub stream: TcpStream,
+pub struct Http1<S = TcpStream> {
+    pub stream: S,
     pub buffer: BytesMut,
 }
 
 impl Http1 {
     pub async fn connect(address: SocketAddr) -> Self {
+        Http1::over(TcpStream::connect(address).await.unwrap())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
+    pub fn over(stream: S) -> Self {
         Http1 {
-            stream: TcpStream::connect(address).await.unwrap(),
+            stream,
             buffer: BytesMut::new(),
         }
     }
@@ -143,7 +149,13 @@ impl Http1 {
 
 /// An HTTP/2 connection.
 pub async fn http2(address: SocketAddr) -> SendRequest<Full<bytes::Bytes>> {
-    let stream = TcpStream::connect(address).await.unwrap();
+    http2_over(TcpStream::connect(address).await.unwrap()).await
+}
+
+/// The same on a connection that is there already.
+pub async fn http2_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> SendRequest<Full<bytes::Bytes>> {
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await

@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod client;
 pub mod mesh;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 
