@@ -20,23 +20,19 @@ mod reply;
 mod translate;
 mod tries;
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::connections::{self, Kind};
-use crate::metrics::{Active, Spoken};
+use crate::metrics::Active;
 use crate::stream::ClientStream;
 use crate::target::{Binding, Port, View};
 use crate::tls;
 use crate::worker::Worker;
 use exchange::Client;
-use io::ClientIo;
+use h1::{Http1, Side};
 pub(crate) use pool::Pool;
 
 /// The bodies of the fuzz targets.
@@ -57,9 +53,6 @@ pub mod fuzzing {
         super::message::check::chunks_read(bytes);
     }
 }
-
-/// What an HTTP/2 connection with prior knowledge begins with (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection in a task of its own.
 pub(crate) fn serve(
@@ -86,34 +79,23 @@ pub(crate) fn serve(
             } else {
                 ClientStream::Tcp(tcp)
             };
-            let Some(Begun {
-                stream,
-                bytes,
-                spoken,
-            }) = begin(&worker, stream).await
-            else {
-                return;
-            };
-            if !bytes.is_empty() {
-                slot.activity.read();
-            }
-            if spoken == Spoken::Http2 {
-                slot.set_kind(Kind::Http2);
-            }
             let binding = Binding::of(&port);
             drop(port);
-            let client = Client::new(worker, Rc::clone(&slot), binding, peer, spoken, secure);
+            let client = Client::new(worker, Rc::clone(&slot), binding, peer, secure);
             let client = Rc::new(client);
-            let broke = match spoken {
-                Spoken::Http1 => {
-                    let side = h1::Side::new(stream, active, slot, bytes);
-                    let ended = h1::Http1::new(client, side).run().await;
-                    ended.err().map(|error| error.to_string())
-                }
+            let agreed = stream.alpn().map(|protocol| protocol == tls::H2);
+            let side = Side::new(stream, active, slot);
+            let http2 = match agreed {
+                Some(true) => Ok(Some(side)),
+                Some(false) => Http1::new(Rc::clone(&client), side, false).run().await,
+                None => Http1::new(Rc::clone(&client), side, true).run().await,
+            };
+            let broke = match http2 {
+                Ok(None) => None,
+                Err(error) => Some(error.to_string()),
                 // Boxed, or every HTTP/1.1 connection would hold room for an HTTP/2 one.
-                Spoken::Http2 => {
-                    let io = ClientIo::new(stream, bytes, Arc::clone(&slot.activity), active);
-                    let ended = Box::pin(h2::serve(io, client, &slot)).await;
+                Ok(Some(side)) => {
+                    let ended = Box::pin(h2::serve(client, side)).await;
                     ended.err().map(|error| endpoint::with_causes(&error))
                 }
             };
@@ -122,61 +104,4 @@ pub(crate) fn serve(
             }
         }
     });
-}
-
-/// A connection of which it is known what it speaks.
-struct Begun {
-    stream: ClientStream,
-    /// What was read to find out; it goes to the engine.
-    bytes: Vec<u8>,
-    spoken: Spoken,
-}
-
-/// Finds out what a client speaks: as ALPN agreed, else by whether HTTP/2's preface comes. `None`: the client left.
-async fn begin(worker: &Worker, mut stream: ClientStream) -> Option<Begun> {
-    let agreed = match stream.alpn() {
-        Some(tls::H2) => Some(Spoken::Http2),
-        Some(_) => Some(Spoken::Http1),
-        None => None,
-    };
-    let mut bytes = Vec::new();
-    let spoken = match agreed {
-        Some(spoken) => spoken,
-        None => preface(worker, &mut stream, &mut bytes).await?,
-    };
-    Some(Begun {
-        stream,
-        bytes,
-        spoken,
-    })
-}
-
-/// Reads until it is clear whether HTTP/2's preface comes.
-async fn preface(
-    worker: &Worker,
-    stream: &mut ClientStream,
-    begun: &mut Vec<u8>,
-) -> Option<Spoken> {
-    loop {
-        let read = poll_fn(|cx| {
-            let mut scratch = worker.scratch.borrow_mut();
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let polled = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
-            polled.map_ok(|()| {
-                begun.extend_from_slice(buffer.filled());
-                buffer.filled().len()
-            })
-        });
-        let ended = read.await.ok()? == 0;
-        let known = begun.len().min(PREFACE.len());
-        if begun[..known] != PREFACE[..known] {
-            return Some(Spoken::Http1);
-        }
-        if known == PREFACE.len() {
-            return Some(Spoken::Http2);
-        }
-        if ended {
-            return (!begun.is_empty()).then_some(Spoken::Http1);
-        }
-    }
 }

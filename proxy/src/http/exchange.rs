@@ -9,7 +9,7 @@
 //! Where later rooms stand: routes, policy and rate limits are steps of [`Exchange::begin`]; affinity and zones belong to
 //! [`pick::pick`](crate::pick::pick); ejection counts in [`Exchange::failed`] and [`Exchange::answered`].
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::endpoint::Failure;
 use super::message::Forwarded;
 use super::reply::{Problem, Style};
 use super::tries::{Resend, Tries, Try};
-use crate::connections::Slot;
+use crate::connections::{Kind, Slot};
 use crate::metrics::Spoken;
 use crate::target::{Binding, InFlight, Port, View};
 use crate::worker::Worker;
@@ -31,7 +31,7 @@ pub(super) struct Client {
     binding: Binding,
     /// Without the IPv4 in IPv6 of a dual-stack listener.
     ip: IpAddr,
-    spoken: Spoken,
+    spoken: Cell<Spoken>,
     https: bool,
     trusted: bool,
     address: OnceCell<Box<str>>,
@@ -43,7 +43,6 @@ impl Client {
         slot: Rc<Slot>,
         binding: Binding,
         peer: SocketAddr,
-        spoken: Spoken,
         https: bool,
     ) -> Self {
         let ip = peer.ip().to_canonical();
@@ -53,11 +52,17 @@ impl Client {
             slot,
             binding,
             ip,
-            spoken,
+            spoken: Cell::new(Spoken::Http1),
             https,
             trusted,
             address: OnceCell::new(),
         }
+    }
+
+    /// It turned out to speak HTTP/2.
+    pub(super) fn speaks_http2(&self) {
+        self.spoken.set(Spoken::Http2);
+        self.slot.set_kind(Kind::Http2);
     }
 
     /// What endpoints are told of this client.
@@ -111,7 +116,7 @@ impl Record {
     fn answered(&mut self, status: u16) {
         self.answered = true;
         if let Some(http) = self.port.as_ref().and_then(|port| port.stats.http.as_ref()) {
-            http.answered(self.client.spoken, status);
+            http.answered(self.client.spoken.get(), status);
         }
     }
 }

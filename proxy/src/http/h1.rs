@@ -48,8 +48,13 @@ enum Then {
     Tunnel(Box<talk::Tunnel>),
 }
 
+/// What an HTTP/2 connection with prior knowledge begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// What the client wants next.
 enum Next {
+    /// To speak HTTP/2.
+    Http2,
     Request(Box<Begun>),
     Refused(Refused, Then),
     /// Nothing any more.
@@ -60,17 +65,24 @@ enum Next {
 pub(super) struct Http1 {
     client: Rc<Client>,
     side: Side,
+    /// It may turn out to be an HTTP/2 connection.
+    may_be_http2: bool,
 }
 
 impl Http1 {
-    pub(super) fn new(client: Rc<Client>, side: Side) -> Self {
-        Http1 { client, side }
+    pub(super) fn new(client: Rc<Client>, side: Side, may_be_http2: bool) -> Self {
+        Http1 {
+            client,
+            side,
+            may_be_http2,
+        }
     }
 
-    /// Serves the client until either of us has enough.
-    pub(super) async fn run(mut self) -> io::Result<()> {
+    /// Serves the client until either of us has enough; gives its side back if it speaks HTTP/2.
+    pub(super) async fn run(mut self) -> io::Result<Option<Side>> {
         loop {
             let then = match poll_fn(|cx| self.poll_next(cx)).await? {
+                Next::Http2 => return Ok(Some(self.side)),
                 Next::End => return close::end(self.side).await,
                 Next::Refused(refused, then) => self.answer(refused, then).await?,
                 // Boxed, so that an idle connection holds no room for it.
@@ -82,11 +94,11 @@ impl Http1 {
                 Then::Linger => return Box::pin(close::linger(self.client, self.side)).await,
                 Then::Reset => {
                     close::reset(self.side);
-                    return Ok(());
+                    return Ok(None);
                 }
                 Then::Tunnel(tunnel) => {
                     tunnel.run(&self.client, self.side);
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }

@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -25,10 +26,11 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 
 use super::exchange::{Asked, Client, Exchange, Refused};
+use super::h1::Side;
 use super::io::ClientIo;
 use super::reply::{Problem, Style};
 use super::translate::{self, Asking};
-use crate::connections::{Closing, Slot};
+use crate::connections::Closing;
 use crate::options::limits;
 pub(super) use body::{Aborted, RequestBody, ResponseBody};
 pub(super) use endpoint::ask;
@@ -49,7 +51,11 @@ where
 }
 
 /// Serves a client's connection.
-pub(super) async fn serve(io: ClientIo, client: Rc<Client>, slot: &Slot) -> hyper::Result<()> {
+pub(super) async fn serve(client: Rc<Client>, side: Side) -> hyper::Result<()> {
+    client.speaks_http2();
+    let slot = Rc::clone(&client.slot);
+    let (stream, active, begun) = side.into_parts();
+    let io = ClientIo::new(stream, begun, Arc::clone(&slot.activity), active);
     let service = service_fn(move |request| exchange(Rc::clone(&client), request));
     let header_list = u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(LocalExecutor)

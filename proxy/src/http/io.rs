@@ -31,7 +31,6 @@ impl ClientIo {
         activity: Arc<Activity>,
         active: Active,
     ) -> Self {
-        active.0.received.add(begun.len() as u64);
         ClientIo {
             stream,
             begun,

@@ -2,7 +2,7 @@
 
 use http::Request;
 
-use super::{Http1, Next, Then, UNREAD, then_after};
+use super::{Http1, Next, PREFACE, Then, UNREAD, then_after};
 use crate::http::exchange::{Asked, Client, Exchange};
 use crate::http::message::{
     Coding, Decoder, Framing, HeadError, Reach, RequestHead, RequestLine, Storage, encode,
@@ -58,6 +58,14 @@ impl Http1 {
     /// Begins a request whose head is at the buffer's front; `None` while that is not whole. What follows the request is
     /// kept for the next.
     pub(super) fn begin(&mut self, buffer: &mut [u8]) -> Option<Next> {
+        if self.may_be_http2 {
+            let known = buffer.len().min(PREFACE.len());
+            if buffer[..known] == PREFACE[..known] {
+                self.side.rest = buffer.to_vec();
+                return (known == PREFACE.len()).then_some(Next::Http2);
+            }
+            self.may_be_http2 = false;
+        }
         let mut storage = Storage::new();
         let head = match RequestHead::parse(buffer, &mut storage) {
             Ok(Some(head)) => head,

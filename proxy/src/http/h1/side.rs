@@ -22,23 +22,17 @@ pub(in crate::http) struct Side {
 }
 
 impl Side {
-    /// With what was read of it before.
-    pub(in crate::http) fn new(
-        stream: ClientStream,
-        active: Active,
-        slot: Rc<Slot>,
-        begun: Vec<u8>,
-    ) -> Self {
-        active.0.received.add(begun.len() as u64);
+    pub(in crate::http) fn new(stream: ClientStream, active: Active, slot: Rc<Slot>) -> Self {
         Side {
             stream,
             active,
             slot,
-            rest: begun,
+            rest: Vec::new(),
         }
     }
 
-    pub(super) fn into_parts(self) -> (ClientStream, Active, Vec<u8>) {
+    /// The socket, what counts it as active, and what was read already.
+    pub(in crate::http) fn into_parts(self) -> (ClientStream, Active, Vec<u8>) {
         (self.stream, self.active, self.rest)
     }
 

@@ -59,12 +59,12 @@ impl Tunnel {
     }
 
     /// Relays in a task of its own, to which the client's connection passes.
-    pub(in crate::http::h1) fn run(self: Box<Self>, client: &Rc<Client>, side: Side) {
+    pub(in crate::http::h1) fn run(self, client: &Rc<Client>, side: Side) {
         let Tunnel {
             ending,
             connection,
             mut early,
-        } = *self;
+        } = self;
         let Some(connection) = connection else {
             return;
         };
