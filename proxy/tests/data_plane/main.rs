@@ -1,5 +1,6 @@
 //! The data plane in one process: snapshots made by hand, real sockets, backends of all manners.
 
+mod chaos;
 mod engine;
 mod headers;
 mod http1;
