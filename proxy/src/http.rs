@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
-use crate::connections::{self, Kind};
+use crate::connections::{self, Kind, Slot};
 use crate::metrics::Active;
 use crate::stream::ClientStream;
 use crate::target::{Binding, Port, View};
@@ -63,45 +63,44 @@ pub(crate) fn serve(
     view: &View,
 ) {
     let active = Active::new(&port.stats);
+    let binding = Binding::of(port);
     let secure = view.tls.is_some();
-    let kind = if secure { Kind::Handshake } else { Kind::Http1 };
-    connections::spawn(worker, kind, view.idle_timeout, |slot| {
+    let idle = view.idle_timeout;
+    let client = |slot: &Rc<Slot>| {
+        let (worker, slot) = (Rc::clone(worker), Rc::clone(slot));
+        Rc::new(Client::new(worker, slot, binding, peer, secure))
+    };
+    if !secure {
+        return connections::spawn(worker, Kind::Http1, idle, |slot| {
+            let client = client(&slot);
+            let side = Side::new(ClientStream::Tcp(tcp), active, slot);
+            run(Http1::new(client, side))
+        });
+    }
+    connections::spawn(worker, Kind::Handshake, idle, |slot| {
         let (worker, port) = (Rc::clone(worker), Rc::clone(port));
+        let client = client(&slot);
         async move {
-            let stream = if secure {
-                // Boxed, or every connection in cleartext would hold room for it.
-                let handshake = Box::pin(tls::accept(&worker, &port, tcp, true));
-                let Some(stream) = handshake.await else {
-                    return;
-                };
-                slot.set_kind(Kind::Http1);
-                stream
-            } else {
-                ClientStream::Tcp(tcp)
+            // Boxed, or every connection would hold room for its handshake as long as it lasts.
+            let handshake = Box::pin(async move { tls::accept(&worker, &port, tcp, true).await });
+            let Some(stream) = handshake.await else {
+                return;
             };
-            let binding = Binding::of(&port);
-            drop(port);
-            let client = Client::new(worker, Rc::clone(&slot), binding, peer, secure);
-            let client = Rc::new(client);
-            let agreed = stream.alpn().map(|protocol| protocol == tls::H2);
-            let side = Side::new(stream, active, slot);
-            let http2 = match agreed {
-                Some(true) => Ok(Some(side)),
-                Some(false) => Http1::new(Rc::clone(&client), side, false).run().await,
-                None => Http1::new(Rc::clone(&client), side, true).run().await,
-            };
-            let broke = match http2 {
-                Ok(None) => None,
-                Err(error) => Some(error.to_string()),
-                // Boxed, or every HTTP/1.1 connection would hold room for an HTTP/2 one.
-                Ok(Some(side)) => {
-                    let ended = Box::pin(h2::serve(client, side)).await;
-                    ended.err().map(|error| endpoint::with_causes(&error))
-                }
-            };
-            if let Some(error) = broke {
-                tracing::debug!(%peer, error, "client connection broke");
-            }
+            slot.set_kind(Kind::Http1);
+            run(Http1::new(client, Side::new(stream, active, slot))).await;
         }
     });
+}
+
+/// Serves a connection to its end.
+// Not an `async fn`: its future would hold the connection twice, as argument and as variable.
+#[expect(clippy::manual_async_fn, reason = "half the size")]
+fn run(mut http1: Http1) -> impl Future<Output = ()> {
+    async move {
+        match http1.run().await {
+            // Boxed, so that an idle connection holds no room for its end.
+            Ok(then) => Box::pin(http1.finish(then)).await,
+            Err(error) => tracing::debug!(%error, "client connection broke"),
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::endpoint::Failure;
+use super::endpoint::{EndpointError, Failure};
 use super::message::Forwarded;
 use super::reply::{Problem, Style};
 use super::tries::{Resend, Tries, Try};
@@ -182,10 +182,22 @@ impl Exchange {
         &self.record.client.worker
     }
 
-    /// When the response's head must have come, at the latest.
-    pub(super) fn deadline(&self) -> Option<(Instant, Duration)> {
-        let limit = self.view.request_timeout?;
-        Some((self.record.started + limit, limit))
+    /// When a try that begins now must have brought the response's head; most services set no limit.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        let whole = self.view.request_timeout.map(|limit| Limit {
+            at: self.record.started + limit,
+            limit,
+            of_try: false,
+        });
+        let one = self.view.per_try_timeout.map(|limit| Limit {
+            at: Instant::now() + limit,
+            limit,
+            of_try: true,
+        });
+        match (whole, one) {
+            (Some(whole), Some(one)) if whole.at <= one.at => Some(whole),
+            (whole, one) => one.or(whole),
+        }
     }
 
     /// Whom to ask now.
@@ -224,6 +236,36 @@ impl Exchange {
     pub(super) fn give_up(self, problem: Problem) -> Refused {
         Refused::new(self.record, problem, self.style)
     }
+}
+
+/// What ends a try that brings no response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) at: Instant,
+    limit: Duration,
+    /// It ends the try only, not the request.
+    of_try: bool,
+}
+
+impl Limit {
+    /// How a try ends whose time is over.
+    pub(super) fn over(&self, port: &Port) -> Lost {
+        if self.of_try {
+            let (error, reused) = (EndpointError::PerTry(self.limit), false);
+            Lost::Failed(Failure::Broken { error, reused })
+        } else {
+            Lost::Problem(Problem::timeout(port.key(), self.limit))
+        }
+    }
+}
+
+/// How a try ends without an answer.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// The endpoint failed; another may do.
+    Failed(Failure),
+    /// It is not the endpoint's fault, or there is no time left: the client is told.
+    Problem(Problem),
 }
 
 /// A request that is answered by us. It counts as in flight until this is dropped.

@@ -27,15 +27,18 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::endpoint::with_causes;
 use super::exchange::{Client, Refused};
+use super::h2;
 use super::reply::Style;
 use crate::connections::Closing;
+use crate::tls;
 use request::{Begun, Outgoing};
 pub(super) use side::Side;
 
-/// What becomes of a client's connection after a response.
+/// What becomes of a client's connection.
 #[derive(Debug)]
-enum Then {
+pub(super) enum Then {
     /// It takes the next request.
     Keep,
     /// It closes; the client has sent all that it wanted to.
@@ -44,6 +47,8 @@ enum Then {
     Linger,
     /// The response broke off, which a FIN could hide.
     Reset,
+    /// It speaks HTTP/2.
+    Http2,
     /// It speaks something else now.
     Tunnel(Box<talk::Tunnel>),
 }
@@ -53,12 +58,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the client wants next.
 enum Next {
-    /// To speak HTTP/2.
-    Http2,
     Request(Box<Begun>),
-    Refused(Refused, Then),
-    /// Nothing any more.
-    End,
+    Refused(Box<(Refused, Then)>),
+    /// No further request.
+    End(Then),
 }
 
 /// The connection.
@@ -70,35 +73,46 @@ pub(super) struct Http1 {
 }
 
 impl Http1 {
-    pub(super) fn new(client: Rc<Client>, side: Side, may_be_http2: bool) -> Self {
+    pub(super) fn new(client: Rc<Client>, side: Side) -> Self {
         Http1 {
             client,
+            // What ALPN agreed on needs no guess.
+            may_be_http2: side.stream().alpn().is_none(),
             side,
-            may_be_http2,
         }
     }
 
-    /// Serves the client until either of us has enough; gives its side back if it speaks HTTP/2.
-    pub(super) async fn run(mut self) -> io::Result<Option<Side>> {
+    /// Serves the client until either of us has enough; says how it is to end. By reference, so that the future holds
+    /// no room for a second connection.
+    pub(super) async fn run(&mut self) -> io::Result<Then> {
+        if self.side.stream().alpn() == Some(tls::H2) {
+            return Ok(Then::Http2);
+        }
         loop {
+            // Boxed, so that an idle connection holds no room for what follows.
             let then = match poll_fn(|cx| self.poll_next(cx)).await? {
-                Next::Http2 => return Ok(Some(self.side)),
-                Next::End => return close::end(self.side).await,
-                Next::Refused(refused, then) => self.answer(refused, then).await?,
-                // Boxed, so that an idle connection holds no room for it.
+                Next::End(then) => return Ok(then),
+                Next::Refused(refused) => Box::pin(answer(&mut self.side, *refused)).await?,
                 Next::Request(begun) => Box::pin(serve(&mut self.side, begun)).await?,
             };
-            match then {
-                Then::Keep if self.client.slot.closing() == Closing::No => {}
-                Then::Keep | Then::Close => return close::end(self.side).await,
-                Then::Linger => return Box::pin(close::linger(self.client, self.side)).await,
-                Then::Reset => {
-                    close::reset(self.side);
-                    return Ok(None);
-                }
-                Then::Tunnel(tunnel) => {
-                    tunnel.run(&self.client, self.side);
-                    return Ok(None);
+            if !matches!(then, Then::Keep) || self.client.slot.closing() > Closing::No {
+                return Ok(then);
+            }
+        }
+    }
+
+    /// Ends the connection, or hands it to whoever speaks on it now.
+    pub(super) async fn finish(self, then: Then) {
+        match then {
+            Then::Keep | Then::Close => close::end(self.side).await,
+            Then::Linger => close::linger(&self.client.worker, self.side).await,
+            Then::Reset => close::reset(self.side),
+            Then::Tunnel(tunnel) => tunnel.run(&self.client, self.side),
+            Then::Http2 => {
+                let served = h2::serve(self.client, self.side).await;
+                if let Err(error) = served {
+                    let error = with_causes(&error);
+                    tracing::debug!(error, "a client's HTTP/2 connection broke");
                 }
             }
         }
@@ -116,17 +130,19 @@ impl Http1 {
             let slot = &self.client.slot;
             slot.park(cx.waker());
             if slot.closing() == Closing::Now && self.side.rest.is_empty() {
-                return Poll::Ready(Ok(Next::End));
+                return Poll::Ready(Ok(Next::End(Then::Close)));
             }
             let mut scratch = worker.scratch.borrow_mut();
             let n = match ready!(self.side.poll_read(cx, &mut scratch)) {
                 Ok(n) => n,
                 // Clients that reset a connection they are done with did nothing wrong.
-                Err(_) if self.side.rest.is_empty() => return Poll::Ready(Ok(Next::End)),
+                Err(_) if self.side.rest.is_empty() => {
+                    return Poll::Ready(Ok(Next::End(Then::Close)));
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             };
             if n == 0 {
-                return Poll::Ready(Ok(Next::End));
+                return Poll::Ready(Ok(Next::End(Then::Close)));
             }
             let next = if self.side.rest.is_empty() {
                 self.begin(&mut scratch[..n])
@@ -140,21 +156,16 @@ impl Http1 {
             }
         }
     }
-
-    /// An answer of our own.
-    async fn answer(&mut self, refused: Refused, then: Then) -> io::Result<Then> {
-        answer(&mut self.side, refused, then).await
-    }
 }
 
-async fn answer(side: &mut Side, refused: Refused, then: Then) -> io::Result<Then> {
-    let keep = matches!(then, Then::Keep) && side.slot.closing() == Closing::No;
-    let then = if keep || !matches!(then, Then::Keep) {
-        then
-    } else {
-        Then::Close
+/// An answer of our own.
+async fn answer(side: &mut Side, (refused, then): (Refused, Then)) -> io::Result<Then> {
+    let closing = side.slot.closing() > Closing::No;
+    let then = match then {
+        Then::Keep if closing => Then::Close,
+        then => then,
     };
-    let bytes = refused.problem.http1(keep);
+    let bytes = refused.problem.http1(matches!(then, Then::Keep));
     side.write_all(&bytes).await?;
     Ok(then)
 }

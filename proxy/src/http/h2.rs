@@ -15,11 +15,12 @@ mod tunnel;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -56,7 +57,7 @@ pub(super) async fn serve(client: Rc<Client>, side: Side) -> hyper::Result<()> {
     let slot = Rc::clone(&client.slot);
     let (stream, active, begun) = side.into_parts();
     let io = ClientIo::new(stream, begun, Arc::clone(&slot.activity), active);
-    let service = service_fn(move |request| exchange(Rc::clone(&client), request));
+    let service = service_fn(move |request| exchange(&client, request));
     let header_list = u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(limits::H2_STREAMS)
@@ -85,14 +86,25 @@ pub(super) async fn serve(client: Rc<Client>, side: Side) -> hyper::Result<()> {
     .await
 }
 
+/// What a request becomes. Boxed once: hyper moves it into place several times.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refused>>>>;
+
 /// Answers a request, always.
-async fn exchange(
-    client: Rc<Client>,
+fn exchange(
+    client: &Rc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    Ok(match answer(client, request).await {
-        Ok(response) => response,
-        Err(refused) => refused_as_response(refused),
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
+    let mut answering = begin(client, request);
+    poll_fn(move |cx| {
+        let answered = match &mut answering {
+            Ok(answering) => ready!(answering.as_mut().poll(cx)),
+            Err(refused) => match refused.take() {
+                Some(refused) => Err(refused),
+                // It was answered already.
+                None => return Poll::Pending,
+            },
+        };
+        Poll::Ready(Ok(answered.unwrap_or_else(refused_as_response)))
     })
 }
 
@@ -101,30 +113,35 @@ fn refused_as_response(refused: Refused) -> Response<ResponseBody> {
     problem.http2(style).map(ResponseBody::Own)
 }
 
-async fn answer(
-    client: Rc<Client>,
+/// Finds out what the request is for, and who answers it.
+///
+/// # Errors
+/// Nobody does.
+fn begin(
+    client: &Rc<Client>,
     mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Refused> {
-    let upgrade = hyper::upgrade::on(&mut request);
+) -> Result<Answering, Option<Refused>> {
+    let upgrade = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
     let (head, incoming) = request.into_parts();
     let asking = match Asking::new(head) {
         Ok(asking) => asking,
-        Err(problem) => return Err(Exchange::refuse(&client, problem, Style::Plain)),
+        Err(problem) => return Err(Some(Exchange::refuse(client, problem, Style::Plain))),
     };
     let asked = Asked {
         idempotent: asking.is_idempotent(),
         style: Style::of(asking.content_type()),
     };
-    let exchange = Exchange::begin(&client, asked)?;
-    match (exchange.view.upstream, asking.protocol) {
-        (UpstreamProtocol::Http1, None) => over_http1::serve(exchange, asking, incoming).await,
-        (UpstreamProtocol::Http1, Some(_)) => tunnel::serve(exchange, asking, upgrade).await,
-        (UpstreamProtocol::H2c, None) => over_http2(exchange, asking, incoming).await,
-        (UpstreamProtocol::H2c, Some(_)) => {
-            let problem = Problem::no_websocket();
-            Err(exchange.give_up(problem))
+    let exchange = Exchange::begin(client, asked).map_err(Some)?;
+    Ok(match (exchange.view.upstream, upgrade) {
+        (UpstreamProtocol::Http1, None) => Box::pin(over_http1::serve(exchange, asking, incoming)),
+        (UpstreamProtocol::Http1, Some(upgrade)) => {
+            Box::pin(tunnel::serve(exchange, asking, upgrade))
         }
-    }
+        (UpstreamProtocol::H2c, None) => Box::pin(over_http2(exchange, asking, incoming)),
+        (UpstreamProtocol::H2c, Some(_)) => {
+            return Err(Some(exchange.give_up(Problem::no_websocket())));
+        }
+    })
 }
 
 async fn over_http2(

@@ -1,32 +1,28 @@
 //! The end of a client's connection.
 
 use std::future::poll_fn;
-use std::io;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use super::Side;
-use crate::http::exchange::Client;
 use crate::options::limits;
+use crate::worker::Worker;
 
 /// Closes a connection on which nothing is under way. Over TLS its client is told so: an end without that may be an
 /// attacker's (RFC 8446, 6.1).
-pub(super) async fn end(mut side: Side) -> io::Result<Option<Side>> {
+pub(super) async fn end(mut side: Side) {
     if !side.stream().is_clear() {
-        let told = Box::pin(async move { poll_fn(|cx| side.poll_shutdown(cx)).await });
+        let told = poll_fn(|cx| side.poll_shutdown(cx));
         // A client that has left already need not hear it.
         drop(tokio::time::timeout(limits::LINGER, told).await);
     }
-    Ok(None)
 }
 
 /// Closes so that the last answer arrives: closing a socket with unread bytes resets it, and the reset may overtake the
 /// answer (RFC 9112, 9.6). What still comes is read and dropped, for a while.
-pub(super) async fn linger(client: Rc<Client>, mut side: Side) -> io::Result<Option<Side>> {
-    let worker = Rc::clone(&client.worker);
+pub(super) async fn linger(worker: &Worker, mut side: Side) {
     let mut left = limits::LINGER_BYTES;
     let drained = poll_fn(|cx| {
         match side.poll_shutdown(cx) {
@@ -44,7 +40,6 @@ pub(super) async fn linger(client: Rc<Client>, mut side: Side) -> io::Result<Opt
     });
     // Over time is over: whoever has not read the answer by now does not want it.
     drop(tokio::time::timeout(limits::LINGER, drained).await);
-    Ok(None)
 }
 
 /// Closes with RST: the client learns that what it got is not whole.

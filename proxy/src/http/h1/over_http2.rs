@@ -154,7 +154,7 @@ pub(super) async fn serve(
         Some(Err(refused)) => {
             side.slot.set_uploading(false);
             let then = then_after(pump.decoder.ended(), facts.keep_alive);
-            return answer(side, refused, then).await;
+            return answer(side, (refused, then)).await;
         }
         Some(Ok(answered)) => answered,
     };

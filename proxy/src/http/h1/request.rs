@@ -3,7 +3,7 @@
 use http::Request;
 
 use super::{Http1, Next, PREFACE, Then, UNREAD, then_after};
-use crate::http::exchange::{Asked, Client, Exchange};
+use crate::http::exchange::{Asked, Client, Exchange, Refused};
 use crate::http::message::{
     Coding, Decoder, Framing, HeadError, Reach, RequestHead, RequestLine, Storage, encode,
     is_too_long, last_chunk, request_head,
@@ -46,6 +46,10 @@ pub(super) struct Begun {
     pub(super) outgoing: Outgoing,
 }
 
+fn refuse(refused: Refused, then: Then) -> Next {
+    Next::Refused(Box::new((refused, then)))
+}
+
 fn to_http2(
     head: &RequestHead<'_, '_>,
     exchange: &Exchange,
@@ -62,7 +66,7 @@ impl Http1 {
             let known = buffer.len().min(PREFACE.len());
             if buffer[..known] == PREFACE[..known] {
                 self.side.rest = buffer.to_vec();
-                return (known == PREFACE.len()).then_some(Next::Http2);
+                return (known == PREFACE.len()).then_some(Next::End(Then::Http2));
             }
             self.may_be_http2 = false;
         }
@@ -90,7 +94,7 @@ impl Http1 {
                 if matches!(then, Then::Keep) {
                     self.side.rest = buffer[head.bytes..].to_vec();
                 }
-                return Some(Next::Refused(refused, then));
+                return Some(refuse(refused, then));
             }
         };
         let facts = Facts {
@@ -114,7 +118,7 @@ impl Http1 {
                 Ok(request) => Outgoing::Http2(Box::new(request), Vec::new()),
                 Err(problem) => {
                     let then = then_after(head.framing == Framing::Empty, head.keep_alive);
-                    return Some(Next::Refused(exchange.give_up(problem), then));
+                    return Some(refuse(exchange.give_up(problem), then));
                 }
             },
         };
@@ -125,7 +129,7 @@ impl Http1 {
             Ok(decoded) => decoded,
             Err(error) => {
                 let problem = Problem::request_body(&error.to_string());
-                return Some(Next::Refused(exchange.give_up(problem), Then::Linger));
+                return Some(refuse(exchange.give_up(problem), Then::Linger));
             }
         };
         let data = &body[..decoded.data];
@@ -166,7 +170,7 @@ impl Http1 {
     /// What can't be read can't be skipped either: its end is unknown.
     fn unread(&self, error: HeadError) -> Next {
         let problem = Problem::head(error);
-        Next::Refused(
+        refuse(
             Exchange::refuse(&self.client, problem, UNREAD),
             Then::Linger,
         )

@@ -10,15 +10,14 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
 use super::request::Facts;
 use super::{Side, Then, answer, then_after};
 use crate::connections::Closing;
-use crate::http::endpoint::{ConnectError, Connection, EndpointError, Failure};
-use crate::http::exchange::{Ending, Exchange};
+use crate::http::endpoint::{Connection, EndpointError, Failure};
+use crate::http::exchange::{Ending, Exchange, Limit, Lost};
 use crate::http::message::Decoder;
 use crate::http::reply::Problem;
 use crate::http::tries::Try;
@@ -61,31 +60,17 @@ struct Talk<'c> {
     timer: Option<Timer>,
 }
 
-/// What ends a try that brings no response.
+/// Runs while a try has brought no response.
 struct Timer {
     sleep: Pin<Box<Sleep>>,
-    limit: Duration,
-    /// It ends the try only, not the request.
-    of_try: bool,
+    limit: Limit,
 }
 
 impl Timer {
     fn of(exchange: &Exchange) -> Option<Self> {
-        let whole = exchange.deadline();
-        let one = exchange
-            .view
-            .per_try_timeout
-            .map(|limit| (Instant::now() + limit, limit));
-        let of_try = match (&whole, &one) {
-            (Some((end, _)), Some((sooner, _))) => sooner < end,
-            (None, Some(_)) => true,
-            _ => false,
-        };
-        let (at, limit) = if of_try { one? } else { whole? };
-        Some(Timer {
-            sleep: Box::pin(tokio::time::sleep_until(at.into())),
+        exchange.limit().map(|limit| Timer {
+            sleep: Box::pin(tokio::time::sleep_until(limit.at.into())),
             limit,
-            of_try,
         })
     }
 }
@@ -118,10 +103,10 @@ pub(super) async fn serve(
                     Ok(connection) => connection,
                     Err(lost) => {
                         drop(tried);
-                        let failed = lost.and_then(|error| {
-                            let failure = Failure::Connect { error };
-                            exchange.failed(index, failure, up.resend())
-                        });
+                        let failed = match lost {
+                            Lost::Failed(failure) => exchange.failed(index, failure, up.resend()),
+                            Lost::Problem(problem) => Err(problem),
+                        };
                         match failed {
                             Ok(()) => continue,
                             Err(problem) => {
@@ -169,18 +154,16 @@ pub(super) async fn serve(
 ///
 /// # Errors
 /// Why there is none, or that the time is over.
-async fn open(
-    exchange: &Exchange,
-    index: usize,
-) -> Result<Connection, Result<ConnectError, Problem>> {
+async fn open(exchange: &Exchange, index: usize) -> Result<Connection, Lost> {
     let opening = Connection::open(&exchange.port.tls, &exchange.view, index);
-    match exchange.deadline() {
-        None => opening.await.map_err(Ok),
-        Some((at, limit)) => match tokio::time::timeout_at(at.into(), opening).await {
-            Ok(opened) => opened.map_err(Ok),
-            Err(_) => Err(Err(Problem::timeout(exchange.port.key(), limit))),
+    let opened = match exchange.limit() {
+        None => opening.await,
+        Some(limit) => match tokio::time::timeout_at(limit.at.into(), opening).await {
+            Ok(opened) => opened,
+            Err(_) => return Err(limit.over(&exchange.port)),
         },
-    }
+    };
+    opened.map_err(|error| Lost::Failed(Failure::Connect { error }))
 }
 
 async fn refuse(
@@ -192,7 +175,7 @@ async fn refuse(
 ) -> io::Result<Then> {
     side.slot.set_uploading(false);
     let then = then_after(up.ended(), facts.keep_alive);
-    answer(side, exchange.give_up(problem), then).await
+    answer(side, (exchange.give_up(problem), then)).await
 }
 
 impl Talk<'_> {
@@ -231,11 +214,9 @@ impl Talk<'_> {
         if timer.sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        let limit = timer.limit;
-        Poll::Ready(if timer.of_try {
-            Outcome::Failed(self.broken(EndpointError::PerTry(limit)))
-        } else {
-            Outcome::Problem(Problem::timeout(exchange.port.key(), limit))
+        Poll::Ready(match timer.limit.over(&exchange.port) {
+            Lost::Failed(failure) => Outcome::Failed(failure),
+            Lost::Problem(problem) => Outcome::Problem(problem),
         })
     }
 

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioTimer;
 
 use super::{Aborted, LocalExecutor, RequestBody};
 use crate::http::endpoint::{ConnectError, Connection, EndpointError, Failure, with_causes};
-use crate::http::exchange::{Ending, Exchange, Refused};
+use crate::http::exchange::{Ending, Exchange, Lost, Refused};
 use crate::http::io::EndpointIo;
 use crate::http::reply::Problem;
 use crate::http::tries::{Resend, Try};
@@ -48,12 +48,6 @@ impl Unsent {
     }
 }
 
-/// How a try ends without an answer.
-enum Lost {
-    Failed(Failure),
-    Problem(Problem),
-}
-
 /// Asks endpoints until one answers.
 ///
 /// # Errors
@@ -63,7 +57,6 @@ pub(in crate::http) async fn ask(
     head: Request<()>,
     body: RequestBody,
 ) -> Result<(Response<Incoming>, Ending), Refused> {
-    let deadline = exchange.deadline();
     let mut unsent = Unsent {
         head,
         body: Some(body),
@@ -73,26 +66,14 @@ pub(in crate::http) async fn ask(
             Ok(tried) => tried,
             Err(problem) => return Err(exchange.give_up(problem)),
         };
-        let trying = one(&exchange, &tried, &mut unsent);
-        let trying = async {
-            match exchange.view.per_try_timeout {
-                None => trying.await,
-                Some(limit) => tokio::time::timeout(limit, trying)
-                    .await
-                    .unwrap_or_else(|_| {
-                        let (error, reused) = (EndpointError::PerTry(limit), false);
-                        Err(Lost::Failed(Failure::Broken { error, reused }))
-                    }),
+        let result = match exchange.limit() {
+            None => one(&exchange, &tried, &mut unsent).await,
+            Some(limit) => {
+                let trying = one(&exchange, &tried, &mut unsent);
+                let tried = tokio::time::timeout_at(limit.at.into(), trying);
+                let tried = Box::pin(tried).await;
+                tried.unwrap_or_else(|_| Err(limit.over(&exchange.port)))
             }
-        };
-        let result = match deadline {
-            None => trying.await,
-            Some((at, limit)) => tokio::time::timeout_at(at.into(), Box::pin(trying))
-                .await
-                .unwrap_or_else(|_| {
-                    let key = exchange.port.key();
-                    Err(Lost::Problem(Problem::timeout(key, limit)))
-                }),
         };
         let index = tried.index;
         let problem = match result {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use super::answer::Answer;
 use super::body::ResponseBody;
 use crate::http::endpoint::{Connection, EndpointError, Failure};
-use crate::http::exchange::{Exchange, Refused};
+use crate::http::exchange::{Exchange, Lost, Refused};
 use crate::http::message::{
     Coding, Decoder, Framing, ResponseHead, Storage, encode, is_too_long, last_chunk,
 };
@@ -171,12 +171,6 @@ pub(super) enum UploadError {
     NotSent(std::io::Error),
 }
 
-/// How a try ends without an answer.
-enum Lost {
-    Failed(Failure),
-    Problem(Problem),
-}
-
 /// What came with an answer.
 pub(super) struct Headed {
     pub(super) response: Response<()>,
@@ -228,32 +222,19 @@ pub(super) async fn ask(
     mut up: Upload,
     head: bool,
 ) -> Result<Asked, Refused> {
-    let deadline = exchange.deadline();
     loop {
         let tried = match exchange.pick(up.resend_whole()) {
             Ok(tried) => tried,
             Err(problem) => return Err(exchange.give_up(problem)),
         };
-        let trying = one(&exchange, &tried, &mut up, head);
-        let trying = async {
-            match exchange.view.per_try_timeout {
-                None => trying.await,
-                Some(limit) => tokio::time::timeout(limit, trying)
-                    .await
-                    .unwrap_or_else(|_| {
-                        let (error, reused) = (EndpointError::PerTry(limit), false);
-                        Err(Lost::Failed(Failure::Broken { error, reused }))
-                    }),
+        let result = match exchange.limit() {
+            None => one(&exchange, &tried, &mut up, head).await,
+            Some(limit) => {
+                let trying = one(&exchange, &tried, &mut up, head);
+                let tried = tokio::time::timeout_at(limit.at.into(), trying);
+                let tried = Box::pin(tried).await;
+                tried.unwrap_or_else(|_| Err(limit.over(&exchange.port)))
             }
-        };
-        let result = match deadline {
-            None => trying.await,
-            Some((at, limit)) => tokio::time::timeout_at(at.into(), Box::pin(trying))
-                .await
-                .unwrap_or_else(|_| {
-                    let key = exchange.port.key();
-                    Err(Lost::Problem(Problem::timeout(key, limit)))
-                }),
         };
         let index = tried.index;
         let problem = match result {

@@ -1,8 +1,6 @@
 //! Heads as they leave. Names and values are copied from what was read strictly, or are our own; so a head that leaves
 //! has one meaning.
 
-use std::io::Write as _;
-
 use super::body::{Coding, Framing};
 use super::field::Field;
 use super::head::Storage;
@@ -190,13 +188,27 @@ fn who<'f, I>(
     } else if seen.lists {
         of(Field::Via).for_each(|value| line(out, "via", &[value]));
     }
-    // Writing to memory can't fail.
     if let (false, Some(id)) = (seen.request_id, forwarded.request_id) {
-        let _ = write!(out, "x-request-id: {id:032x}\r\n");
+        line(out, "x-request-id", &[&hex(id)]);
     }
     if let (false, Some((trace, span))) = (seen.trace, forwarded.trace) {
-        let _ = write!(out, "traceparent: 00-{trace:032x}-{span:016x}-01\r\n");
+        let (trace, span) = (hex(trace), hex(u128::from(span)));
+        line(
+            out,
+            "traceparent",
+            &[b"00-", &trace, b"-", &span[16..], b"-01"],
+        );
     }
+}
+
+/// As 32 digits; a tenth of what formatting costs, once per request.
+fn hex(number: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (place, byte) in number.to_be_bytes().into_iter().enumerate() {
+        digits[2 * place] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        digits[2 * place + 1] = b"0123456789abcdef"[usize::from(byte & 15)];
+    }
+    digits
 }
 
 fn content_length(out: &mut Vec<u8>, length: u64) {

@@ -12,7 +12,7 @@ use crate::relay::{Early, relay};
 
 /// A connection that speaks another protocol now. It counts as load of its endpoint until it ends.
 #[derive(Debug)]
-pub(in crate::http::h1) struct Tunnel {
+pub(in crate::http) struct Tunnel {
     ending: Ending,
     /// Taken along when the tunnel begins.
     connection: Option<Connection>,
