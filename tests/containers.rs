@@ -3,7 +3,6 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use support::docker::{self, Dockerd, RunOptions};
 use support::http;
@@ -109,7 +108,9 @@ fn containers_are_selected_by_label_balanced_and_resolvable() {
     });
     let why = elsewhere["verdicts"].to_string();
     assert!(why.contains("not selected: namespace is default"), "{why}");
-    let canary = host.node.workload("canary").unwrap();
+    let canary = eventually(PATIENCE, "the canary is seen", || {
+        host.node.workload("canary")
+    });
     assert!(
         !canary["verdicts"].to_string().contains("\"selected\":true"),
         "{canary}"
@@ -204,7 +205,10 @@ fn a_bad_container_costs_only_itself() {
     );
     host.run("aa", &[("app", "web")]);
     host.node.eligible("shop/web", 2);
-    let said = |name: &str| host.node.workload(name).unwrap().to_string();
+    let said = |name: &str| {
+        let workload = eventually(PATIENCE, "it is seen", || host.node.workload(name));
+        workload.to_string()
+    };
     assert!(
         said("bad-port").contains("heddle.port"),
         "{}",
@@ -279,15 +283,11 @@ fn a_stopping_container_takes_no_new_work_and_ends_what_it_has() {
     host.node.eligible("shop/web", 2);
     std::thread::scope(|scope| {
         scope.spawn(|| host.docker.stop("aa"));
-        eventually(
-            Duration::from_secs(2),
-            "the container drains while it still runs",
-            || {
-                let all = host.node.endpoints("shop/web");
-                all.iter()
-                    .any(|e| e["workloadName"] == "aa" && e["state"] == "draining")
-            },
-        );
+        eventually(PATIENCE, "the container drains while it still runs", || {
+            let all = host.node.endpoints("shop/web");
+            all.iter()
+                .any(|e| e["workloadName"] == "aa" && e["state"] == "draining")
+        });
         assert_eq!(host.answering(host.web(), 10), ["bb"]);
     });
     host.docker.signal("bb", "HUP");

@@ -149,6 +149,7 @@ fn a_shared_network_is_followed_and_its_loss_is_said() {
         "it shares the network of container landlord, which does not run",
     );
     shop.until_gone("sharing");
+    shop.docker.until_addressless("landlord");
     // Somebody takes the address that the owner had.
     shop.docker.run(RunOptions {
         name: "squatter",
@@ -304,6 +305,7 @@ fn an_address_that_another_service_takes_over_gets_no_request_of_the_first() {
                 });
             }
             shop.docker.kill(&first);
+            shop.docker.until_addressless(&first);
             shop.docker.run(RunOptions {
                 name: &second,
                 labels: &[("heddle.namespace", "shop"), ("app", "other")],

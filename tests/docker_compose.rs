@@ -86,7 +86,9 @@ fn a_project_is_a_namespace_and_follows_scaling_and_new_versions() {
             .contains("selected by `com.docker.compose.service=front,heddle.enable=true`"),
         "{told}"
     );
-    let hidden = shop.node.workload("my_shop_hidden_1").expect("a workload");
+    let hidden = eventually(PATIENCE, "the other container is seen", || {
+        shop.node.workload("my_shop_hidden_1")
+    });
     assert!(
         hidden
             .to_string()

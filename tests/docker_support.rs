@@ -5,14 +5,15 @@ mod support;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use support::docker::{self, Dockerd, RunOptions, Setup};
 use support::http;
 use support::netns::Lan;
 use support::wait::eventually;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Whether anybody takes a connection. An address that no container has leaves the question unanswered for
 /// seconds, so this one waits for less.
@@ -151,6 +152,7 @@ fn docker_tells_of_the_signal_before_the_death() {
     eventually(SOON, "the container answers", || {
         docker.netns.enter(|| who_answers(address))
     });
+    let stopped = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     docker.stop("web");
     let kill = events.next("kill", SOON);
     assert_eq!(kill["Actor"]["Attributes"]["signal"], "15");
@@ -159,10 +161,13 @@ fn docker_tells_of_the_signal_before_the_death() {
         die["Actor"]["Attributes"]["exitCode"], "0",
         "the first process of a container must handle SIGTERM"
     );
-    let waited = die["timeNano"].as_i64().unwrap() - kill["timeNano"].as_i64().unwrap();
+    let at = |event: &Value| Duration::from_nanos(event["timeNano"].as_u64().unwrap());
+    assert!(at(&die) > at(&kill));
+    // How late Docker tells of the signal is its own affair.
+    let waited = at(&die).saturating_sub(stopped);
     assert!(
-        waited >= 300_000_000,
-        "it ended after {waited} ns, before its time"
+        waited >= Duration::from_millis(300),
+        "it ended after {waited:?}, before its time"
     );
 
     docker.start_container("web");

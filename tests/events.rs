@@ -2,13 +2,11 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write as _};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::io::Write as _;
 
 use serde_json::Value;
 use support::etcd::Etcd;
-use support::node::{Node, NodeOptions, PATIENCE};
+use support::node::{Node, NodeOptions, PATIENCE, Watching};
 use support::wait::eventually;
 use support::whoami::Whoami;
 
@@ -19,7 +17,7 @@ metadata: {name: web, namespace: shop}
 spec:
   selector: app=web
   ports: [{name: http, port: 8080, protocol: http}]
-  health: {http: {path: /healthz}, interval: 50ms, fall: 1, rise: 1}
+  health: {http: {path: /healthz}, interval: 50ms, timeout: 10s, fall: 1, rise: 1}
 ";
 
 fn events(node: &Node, words: &[&str]) -> Vec<Value> {
@@ -59,57 +57,10 @@ fn register(node: &Node, text: &str) {
     assert!(output.status.success(), "{said}");
 }
 
-/// `heddle events -w`, its lines as they come.
-struct Watching {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Watching {
-    fn start(node: &Node, words: &[&str]) -> Watching {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_heddle"))
-            .args(["--server", &node.server(), "events", "-w"])
-            .args(words)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("heddle starts");
-        let (send, lines) = channel();
-        let stdout = child.stdout.take().expect("stdout is piped");
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Watching { child, lines }
-    }
-
-    /// The next line that has all of these texts.
-    #[track_caller]
-    fn sees(&self, texts: &[&str]) -> String {
-        let mut seen = Vec::new();
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if texts.iter().all(|t| line.contains(t)) => return line,
-                Ok(line) => seen.push(line),
-                Err(_) => panic!("no line with {texts:?} came, but\n{}", seen.join("\n")),
-            }
-        }
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn the_life_of_a_service_is_told_once_and_in_order() {
     let node = Node::start(&NodeOptions::default());
-    let watching = Watching::start(&node, &["-n", "shop"]);
+    let watching = Watching::start(&node, &["events", "-w", "-n", "shop"]);
     watching.sees(&["TIME", "REASON"]);
     node.apply(SERVICE);
     watching.sees(&["service", "web", "ServiceCreated", "selects app=web"]);
@@ -124,7 +75,13 @@ fn the_life_of_a_service_is_told_once_and_in_order() {
     watching.sees(&["EndpointUndrained"]);
     whoami.signal(libc::SIGKILL);
     whoami.ended_within(PATIENCE);
-    watching.sees(&[name, "EndpointUnhealthy", "efused"]);
+    let unhealthy = watching.sees(&[name, "EndpointUnhealthy"]);
+    // A check that was under way just then saw its connection end.
+    let ends = ["refused", "reset", "closed"];
+    assert!(
+        ends.iter().any(|end| unhealthy.contains(end)),
+        "{unhealthy}"
+    );
     node.apply(&SERVICE.replace("app=web", "app=nobody"));
     watching.sees(&["ServiceChanged", "selector was app=web, is app=nobody"]);
     watching.sees(&[name, "EndpointGone"]);
@@ -288,6 +245,7 @@ fn describe_says_what_and_why_not() {
     );
     node.eligible("shop/web", 1);
     event(&node, "EndpointReady", "web/w1:http");
+    eventually(PATIENCE, "w2 is seen", || node.workload("w2"));
     let text = node.ok(&["describe", "service", "web", "-n", "shop"]);
     for line in [
         "Service:      shop/web",
@@ -311,6 +269,7 @@ fn describe_says_what_and_why_not() {
             Err(text)
         }
     });
+    event(&node, "WorkloadDrained", "w1");
     let text = node.ok(&["describe", "workload", "w1"]);
     assert!(
         text.contains("shop/web: selected by `app=web`") && text.contains("WorkloadDrained"),

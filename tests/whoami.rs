@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A keep-alive connection of HTTP/1.1, driven by hand.
 struct KeepAlive(TcpStream);
@@ -80,14 +80,22 @@ fn grpc(path: &str, messages: &'static [u8]) -> http::Request<Full<Bytes>> {
         .unwrap()
 }
 
+/// The processor time that a process has used.
+fn used(pid: i32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name, in brackets, may hold spaces; user and system time are the 14th and 15th of all, in hundredths.
+    let fields = text.rsplit(')').next().unwrap().split_whitespace();
+    let times = fields.skip(11).take(2).map(|n| n.parse::<u64>().unwrap());
+    Duration::from_millis(times.sum::<u64>() * 10)
+}
+
 #[test]
-fn it_serves_within_milliseconds_of_its_start() {
-    let began = Instant::now();
+fn it_serves_after_milliseconds_of_work() {
     let backend = Whoami::start("quick", &[]);
     assert_eq!(get(backend.http, "/id").unwrap().body, "quick\n");
-    let took = began.elapsed();
-    // A few milliseconds on a quiet machine; this bound is for a busy one.
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // What others do on the machine doesn't count. It is a few milliseconds; this bound is for an unoptimised build.
+    let used = used(backend.pid());
+    assert!(used < Duration::from_millis(500), "{used:?}");
 }
 
 #[test]
@@ -319,11 +327,14 @@ async fn grpc_health_follows_the_health_that_was_set() {
 
 #[tokio::test]
 async fn it_can_be_unhealthy_at_first() {
+    let late = Whoami::start("web", &["--ready-after", "10m"]);
+    assert_eq!(get(late.http, "/healthz").unwrap().status, 503);
+    let began = Instant::now();
     let backend = Whoami::start("web", &["--ready-after", "100ms"]);
-    assert_eq!(get(backend.http, "/healthz").unwrap().status, 503);
     let healthy =
         || async { get(backend.http, "/healthz").is_ok_and(|answer| answer.status == 200) };
     eventually_async(SOON, "it is healthy after its time", healthy).await;
+    assert!(began.elapsed() >= Duration::from_millis(100));
 }
 
 #[tokio::test]
@@ -435,16 +446,18 @@ fn it_echoes_tcp_to_the_last_byte_and_says_its_name_over_udp() {
 
 #[test]
 fn an_idle_connection_is_closed_when_that_was_asked_for() {
-    let backend = Whoami::start("web", &["--idle-timeout", "100ms"]);
+    let backend = Whoami::start("web", &["--idle-timeout", "1s"]);
     let mut connection = KeepAlive::open(backend.http);
+    let began = Instant::now();
+    // The second stands behind the first, however late that is answered.
+    let twice = "GET /id HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2);
+    connection.0.write_all(twice.as_bytes()).unwrap();
     for _ in 0..2 {
-        connection.send("GET", "/id");
         assert!(connection.receive().is_some());
     }
-    let began = Instant::now();
     assert!(connection.end().is_ok());
     assert!(
-        began.elapsed() >= Duration::from_millis(90),
+        began.elapsed() >= Duration::from_secs(1),
         "{:?}",
         began.elapsed()
     );
@@ -452,11 +465,12 @@ fn an_idle_connection_is_closed_when_that_was_asked_for() {
 
 #[test]
 fn told_to_drain_it_serves_on_and_ends_after_its_time() {
-    let mut backend = Whoami::start("web", &["--on-term", "drain", "--linger", "400ms"]);
+    let linger = Duration::from_secs(3);
+    let mut backend = Whoami::start("web", &["--on-term", "drain", "--linger", "3s"]);
     let mut connection = KeepAlive::open(backend.http);
     let began = Instant::now();
     backend.signal(libc::SIGTERM);
-    while began.elapsed() < Duration::from_millis(300) {
+    for _ in 0..5 {
         connection.send("GET", "/id");
         assert!(
             connection
@@ -465,10 +479,11 @@ fn told_to_drain_it_serves_on_and_ends_after_its_time() {
         );
         assert_eq!(get(backend.http, "/id").unwrap().body, "web\n");
     }
+    // Longer than it lingers.
     let mut busy = KeepAlive::open(backend.http);
-    busy.send("GET", "/delay?ms=300");
+    busy.send("GET", "/delay?ms=3500");
     assert!(connection.end().is_ok());
-    assert!(began.elapsed() >= Duration::from_millis(400));
+    assert!(began.elapsed() >= linger);
     assert!(busy.receive().is_some(), "what was in flight is finished");
     assert_eq!(backend.ended_within(SOON).code(), Some(0));
 }
@@ -484,9 +499,9 @@ fn told_to_close_it_finishes_what_is_in_flight_and_nothing_else() {
     used.send("GET", "/id");
     assert!(used.receive().is_some());
     let mut busy = KeepAlive::open(backend.http);
-    busy.send("GET", "/delay?ms=300");
+    busy.send("GET", "/delay?ms=3000");
     let mut slow = KeepAlive::open(backend.http);
-    slow.send("GET", "/slow-body?chunks=4&ms=100");
+    slow.send("GET", "/slow-body?chunks=4&ms=1000");
     eventually(SOON, "the requests arrived", || {
         get(backend.http, "/count?path=/slow-body").unwrap().body == "1\n"
             && get(backend.http, "/count?path=/delay").unwrap().body == "1\n"
@@ -494,11 +509,7 @@ fn told_to_close_it_finishes_what_is_in_flight_and_nothing_else() {
 
     backend.signal(libc::SIGTERM);
     let refused = || TcpStream::connect(backend.http).is_err();
-    eventually(
-        Duration::from_millis(200),
-        "new connections are refused",
-        refused,
-    );
+    eventually(SOON, "new connections are refused", refused);
     for connection in [idle, used, silent] {
         assert!(connection.end().is_ok());
     }

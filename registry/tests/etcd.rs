@@ -13,13 +13,15 @@ use registry::store::{EtcdOptions, EtcdStore, Op, Retry, Store, StoreError, Txn,
 use tokio::net::TcpListener;
 use tokio::task::block_in_place;
 
-/// Short, so that tests of hanging servers are.
-const DEADLINE: Duration = Duration::from_millis(800);
+/// Short, so that tests of hanging servers are; and longer than an etcd on a busy disk takes for a write.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Longer than a renewal may be late.
+const TTL: Duration = Duration::from_secs(2);
 
 fn options(endpoints: impl IntoIterator<Item = String>) -> EtcdOptions {
     EtcdOptions {
         deadline: DEADLINE,
-        connect_timeout: Duration::from_millis(500),
+        connect_timeout: Duration::from_secs(1),
         watch_probe_interval: Duration::from_millis(300),
         ..EtcdOptions::new(endpoints)
     }
@@ -262,7 +264,7 @@ async fn a_lease_outlasts_an_outage_longer_than_itself() {
     let Some((mut etcd, store)) = start().await else {
         return;
     };
-    let lease = store.lease(Duration::from_secs(1)).await.unwrap();
+    let lease = store.lease(TTL).await.unwrap();
     let put = Op::Put {
         key: "/k".into(),
         value: "".into(),
@@ -287,7 +289,7 @@ async fn a_lease_that_ended_during_an_outage_is_lost() {
     let Some((mut etcd, store)) = start().await else {
         return;
     };
-    let lease = store.lease(Duration::from_secs(1)).await.unwrap();
+    let lease = store.lease(TTL).await.unwrap();
     block_in_place(|| etcd.revoke_lease(lease.id().0));
     block_in_place(|| {
         etcd.kill();

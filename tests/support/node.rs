@@ -1,11 +1,12 @@
 //! A heddle node as its users run it: the binary, a configuration file, and the command line.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -309,6 +310,12 @@ impl Node {
         self.ended();
     }
 
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn ends(&mut self) {
+        self.ended();
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.signal(libc::SIGKILL);
@@ -344,6 +351,53 @@ impl Drop for Node {
                 lines[lines.len().saturating_sub(60)..].join("\n")
             );
         }
+    }
+}
+
+/// A command that watches a node, its lines as they come. Ends at drop.
+pub struct Watching {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Watching {
+    pub fn start(node: &Node, words: &[&str]) -> Watching {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_heddle"))
+            .args(["--server", &node.server()])
+            .args(words)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("heddle starts");
+        let (send, lines) = channel();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Watching { child, lines }
+    }
+
+    /// The next line that has all of these texts.
+    #[track_caller]
+    pub fn sees(&self, texts: &[&str]) -> String {
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if texts.iter().all(|t| line.contains(t)) => return line,
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("no line with {texts:?} came, but\n{}", seen.join("\n")),
+            }
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

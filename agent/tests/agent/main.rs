@@ -16,7 +16,7 @@ use registry::record;
 use registry::store::Store;
 use serde_json::json;
 use tokio::time::Instant;
-use world::{Backend, World, key, name, ready};
+use world::{Backend, PATIENCE, World, key, name, ready};
 
 const WEB: &[(&str, &str)] = &[("app", "web"), ("heddle.namespace", "shop")];
 
@@ -134,7 +134,7 @@ async fn a_lost_connection_keeps_what_was_known_and_a_listing_mends_it() {
     docker.run("bb", "127.0.0.1", WEB);
     world.until_ready("shop/web", 2).await;
     docker.stop();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !matches!(
         running.agent.status().docker,
         agent::DockerStatus::Waiting { .. }
@@ -333,7 +333,7 @@ async fn a_service_of_labels_outlives_its_last_container_for_a_while() {
     let died = Instant::now();
     docker.die("aa");
     world.until_empty("default/web").await;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while world.snapshot.load().service(&key("default/web")).is_some() {
         assert!(Instant::now() < deadline, "it was never deleted");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -372,7 +372,7 @@ async fn unused(world: &World, service: &str) -> Option<Option<Timestamp>> {
 }
 
 async fn until_unused(world: &World, service: &str, so: bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while unused(world, service).await.map(|since| since.is_some()) != Some(so) {
         assert!(Instant::now() < deadline, "it was never noted");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -417,7 +417,7 @@ async fn the_grace_of_a_service_of_labels_counts_over_restarts_and_nodes() {
         noted.expect("noted");
     }
     let running = sweeping(&world, None, Duration::from_secs(600));
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while unused(&world, "default/old").await.is_some() {
         assert!(Instant::now() < deadline, "it was never deleted");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -464,7 +464,7 @@ async fn workloads_are_counted_as_they_and_their_services_come_and_go() {
     let docker = FakeDocker::up(world.folder.path());
     let running = world.agent(Some(docker.url()));
     let until = async |wanted: [(&str, i64); 2]| {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let metrics = running.metric("heddle_workloads");
             let count = |state: &str| {
@@ -526,13 +526,13 @@ async fn endpoints_made_by_hand_are_checked_by_this_node() {
     world
         .apply(&format!(
             "apiVersion: heddle/v1\nkind: Service\nmetadata: {{name: db, namespace: shop}}\nspec: {{ports: [{{name: pg, port: \
-             5432}}], health: {{interval: 50ms, fall: 2}}}}\n---\napiVersion: heddle/v1\nkind: Endpoint\nmetadata: {{name: \
+             5432}}], health: {{interval: 50ms, timeout: 10s, fall: 2}}}}\n---\napiVersion: heddle/v1\nkind: Endpoint\nmetadata: {{name: \
              db-1, namespace: shop}}\nspec: {{service: db, address: 127.0.0.1, ports: {{pg: {}}}}}\n",
             backend.port()
         ))
         .await;
     let until = async |state: State| {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let now = world
                 .snapshot
@@ -571,7 +571,7 @@ async fn a_steady_state_writes_nothing() {
         checks.iter().map(|m| m.get_counter().get_value()).sum()
     };
     let before = checked(&running);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while checked(&running) < before + 12.0 {
         assert!(Instant::now() < deadline, "checks have stopped");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -608,7 +608,7 @@ async fn without_a_registry_this_nodes_own_data_path_still_learns_what_dies() {
     world.store.close().await;
     docker.die("aa");
     let mut until = async |count: usize, health: Option<Health>| loop {
-        let told = tokio::time::timeout(Duration::from_secs(10), own.recv()).await;
+        let told = tokio::time::timeout(PATIENCE, own.recv()).await;
         let told = told.expect("it is told in time").expect("the agent runs");
         let (service, slice) = told.last().expect("something was told").clone();
         assert_eq!(service, key("shop/web"));
@@ -659,7 +659,7 @@ async fn a_container_that_is_told_to_end_is_not_revived_by_a_restart_of_the_agen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recreation_is_two_writes() {
-    const TIMES: i64 = 10;
+    const TIMES: u64 = 10;
     const TAKES: Duration = Duration::from_millis(50);
     let world = World::new().await;
     let mut backend = Backend::on("127.0.0.1:0").await;
@@ -679,7 +679,10 @@ async fn a_recreation_is_two_writes() {
     docker.run("aa", "127.0.0.1", WEB);
     let mut endpoints = world.until_ready("shop/web", 1).await;
     let (_, before) = world.stored("shop/web").await.expect("a slice");
+    // What nobody waits for is gathered for a second: where a recreation takes longer, it may be written by itself.
+    let mut seconds = 0;
     for _ in 0..TIMES {
+        let began = Instant::now();
         // `docker rm -f` and `docker run`.
         docker.event("aa", "kill", json!({"signal": "9"}));
         world
@@ -701,9 +704,13 @@ async fn a_recreation_is_two_writes() {
                 all.len() == 1 && ready(&all[0]) && all[0].id() != was
             })
             .await;
+        seconds += began.elapsed().as_secs();
     }
     let (_, after) = world.stored("shop/web").await.expect("a slice");
-    let writes = after - before;
-    assert!(writes <= 2 * TIMES + 3, "{writes} writes, of whatever key");
+    let writes = u64::try_from(after - before).expect("revisions grow");
+    assert!(
+        writes <= 2 * TIMES + seconds,
+        "{writes} writes, of whatever key, and {seconds} s"
+    );
     running.stop().await;
 }

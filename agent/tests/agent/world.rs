@@ -23,6 +23,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub const NODE: &str = "n1";
+/// How long anything may take on a machine that is busy with everything else.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
@@ -156,7 +158,7 @@ impl World {
     pub async fn service(&self, name: &str, port: u16) {
         self.apply(&format!(
             "apiVersion: heddle/v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{selector: app={name}, \
-             ports: [{{port: 80, targetPort: {port}}}], health: {{interval: 200ms, timeout: 200ms, rise: 2, fall: 2}}}}\n"
+             ports: [{{port: 80, targetPort: {port}}}], health: {{interval: 200ms, timeout: 10s, rise: 2, fall: 2}}}}\n"
         ))
         .await;
     }
@@ -178,7 +180,7 @@ impl World {
         what: &str,
         wanted: impl Fn(&[Arc<Endpoint>]) -> bool,
     ) -> Vec<Arc<Endpoint>> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let stored = self.stored(service).await;
             let endpoints = stored.map_or_else(Vec::new, |(slice, _)| slice.endpoints);
@@ -249,7 +251,7 @@ impl Running {
     }
 
     pub async fn until_told(&self, workload: &str, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while !self.verdicts(workload).contains(text) {
             assert!(
                 Instant::now() < deadline,

@@ -15,7 +15,7 @@ use crate::store::{
     EmbeddedOptions, EmbeddedStore, Lease, Limits, Listing, Outcome, Txn, Watch, WatchEvent,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A store whose watches lose events and break when they are told to.
 struct Flawed {

@@ -38,7 +38,7 @@ macro_rules! both_backends {
 }
 
 /// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A store that is empty, with the means to do to it what happens to stores.
 pub struct Backend {
@@ -101,7 +101,7 @@ impl Backend {
     pub fn short_ttl(&self) -> Duration {
         match self.engine {
             Engine::Embedded { .. } => Duration::from_millis(200),
-            Engine::Etcd { .. } => Duration::from_secs(1),
+            Engine::Etcd { .. } => Duration::from_secs(2),
         }
     }
 

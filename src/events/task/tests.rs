@@ -6,7 +6,7 @@ use model::snapshot::Identity;
 use model::{Mesh, Node, ServiceKey};
 use registry::follow::BadRecord;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn n(text: &str) -> Name {
     Name::new(text).unwrap()

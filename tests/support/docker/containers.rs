@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::host::signal;
 use super::{Dockerd, IMAGE};
 use crate::support::image;
+use crate::support::node::PATIENCE;
+use crate::support::wait::eventually;
 
 impl Dockerd {
     pub(super) fn import_image(&self) {
@@ -130,6 +132,16 @@ impl Dockerd {
         let address = &inspected["NetworkSettings"]["Networks"][network]["IPAddress"];
         let parsed = address.as_str().and_then(|address| address.parse().ok());
         parsed.unwrap_or_else(|| panic!("{container} has no address on {network}: {address}"))
+    }
+
+    /// Waits until a container that has ended has given its address back: Docker says that it ended a moment before.
+    #[track_caller]
+    pub fn until_addressless(&self, container: &str) {
+        eventually(PATIENCE, &format!("{container} has no address"), || {
+            let inspected = self.inspect(container);
+            let address = &inspected["NetworkSettings"]["IPAddress"];
+            (address == "").then_some(()).ok_or_else(|| address.clone())
+        });
     }
 
     /// The first process of a container, which can be ended without asking the daemon.

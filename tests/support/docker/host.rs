@@ -5,11 +5,14 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::http;
 use crate::support::leftovers;
 use crate::support::netns::Netns;
+
+/// How long dead processes may take to leave their control group.
+const BUSY: Duration = Duration::from_secs(10);
 
 /// Opens the namespaces of a host. Its first process says `ready` when everything is mounted, and then waits
 /// for the end of its input.
@@ -125,13 +128,11 @@ fn remove_control_group(group: &Path) {
         }
     }
     // The processes are dead, but the last of them may not yet be gone from the group.
-    for _ in 0..100 {
-        match fs::remove_dir(group) {
-            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            _ => return,
-        }
+    let end = Instant::now() + BUSY;
+    while fs::remove_dir(group).is_err_and(|e| e.kind() == std::io::ErrorKind::ResourceBusy)
+        && Instant::now() < end
+    {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
