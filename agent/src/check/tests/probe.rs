@@ -139,16 +139,22 @@ async fn a_check_sends_host_and_agent() {
 #[tokio::test]
 async fn a_tcp_check_is_not_seen_by_the_application() {
     let (listener, address) = listener().await;
+    // The kernel acknowledges by itself what nobody has reset within 40 ms, as on a machine that stands still meanwhile.
+    let mut slow = 0;
     for _ in 0..20 {
+        let began = std::time::Instant::now();
         assert!(check(Probe::Tcp, address).await.is_ok());
+        slow += usize::from(began.elapsed() >= Duration::from_millis(30));
     }
-    // On a machine that stands still for a while the kernel may acknowledge a few all the same.
     let real = TcpStream::connect(address).await.expect("it listens");
     let mut seen = 0;
     while listener.accept().await.expect("a connection").1 != real.local_addr().expect("bound") {
         seen += 1;
     }
-    assert!(seen < 10, "{seen} of 20 checks were seen");
+    assert!(
+        seen <= slow,
+        "{seen} of 20 checks were seen, {slow} were slow"
+    );
 }
 
 #[tokio::test]
