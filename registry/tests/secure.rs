@@ -187,6 +187,24 @@ async fn what_is_wrong_with_tls_is_told_with_what_mends_it() {
     })
     .await;
     assert!(said.contains("does this port of etcd speak tls?"), "{said}");
+    // Somebody else who hangs up on what it doesn't know, without having read it all.
+    let rude = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let rude = rude.expect("a port");
+    let address = rude.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = rude.accept().await {
+            let _ = stream.readable().await;
+        }
+    });
+    let said = refusal(EtcdOptions {
+        tls: good.clone(),
+        ..options(vec![format!("https://{address}")])
+    })
+    .await;
+    assert!(
+        said.contains("reset") && said.contains("does this port of etcd speak tls?"),
+        "{said}"
+    );
     // And all was well all the time.
     let registry = connect(with_tls(&etcd, good)).await;
     mark_surely(&registry, "first").await;

@@ -119,6 +119,16 @@ pub fn throughout<T>(work: ScopedJoinHandle<'_, T>, mut look: impl FnMut()) -> T
     }
 }
 
+/// How long, since the machine started, somebody has waited for a processor. What a bound on time allows leaves such
+/// waits out: how much else a machine does is no property of what is tested. Nothing where the kernel doesn't tell
+/// (`/proc/pressure`).
+pub fn stalled() -> Duration {
+    let text = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let some = text.lines().find(|line| line.starts_with("some "));
+    let total = some.and_then(|line| line.rsplit_once("total=")?.1.parse().ok());
+    Duration::from_micros(total.unwrap_or(0))
+}
+
 /// Sets a flag when it is dropped. Threads of a scope that go on until then end with a test that fails meanwhile, too: the
 /// scope waits for them before it passes the failure on.
 pub struct SetAtDrop<'a>(pub &'a AtomicBool);

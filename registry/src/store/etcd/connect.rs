@@ -100,6 +100,7 @@ async fn dial(uri: Uri, tls: Option<Arc<TlsFiles>>) -> Result<TokioIo<Box<dyn Io
 const NOT_TLS: &str = " (does this port of etcd speak tls?)";
 
 fn tls_error(error: std::io::Error) -> DialError {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let cause = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -112,7 +113,8 @@ fn tls_error(error: std::io::Error) -> DialError {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => " (registry.endpoints must have a name or address that is in etcd's certificate)",
         Some(rustls::Error::InvalidMessage(_)) => NOT_TLS,
-        None if error.kind() == std::io::ErrorKind::UnexpectedEof => NOT_TLS,
+        // Who doesn't understand the first bytes hangs up: with what came after them unread, by a reset.
+        None if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe) => NOT_TLS,
         _ => "",
     };
     DialError::Tls {
