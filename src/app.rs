@@ -33,6 +33,10 @@ const RESTART_GRACE: Duration = Duration::from_secs(60);
 /// Name of our nftables table.
 const TABLE: &str = "heddle";
 
+/// What others would dial in its stead, 127.0.0.1 say, would be their own.
+const NO_ADDRESS: &str = "node.address: this host has no default route to take it from, and other nodes share its registry \
+                          (start heddle when the network is up, or set it to where they reach this host)";
+
 fn failed(error: &dyn std::error::Error) -> Failure {
     Failure::Failed(chain(error))
 }
@@ -40,6 +44,9 @@ fn failed(error: &dyn std::error::Error) -> Failure {
 /// Runs a node until it is told to end.
 pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     let config = Config::load(path.as_deref()).map_err(|error| Failure::Input(chain(&error)))?;
+    if config.addresses.is_empty() {
+        return Err(Failure::Failed(NO_ADDRESS.to_owned()));
+    }
     telemetry::start();
     raise_descriptor_limit();
     // Early: announced descriptors are ours before any other is opened.

@@ -386,13 +386,14 @@ fn validate(mut file: File) -> Result<Config, Refused> {
         let why = format!("`{docker}` is neither unix:///path nor http://host:port");
         return Err(("docker.socket", why));
     }
+    let addresses = match file.node.address {
+        Some(addresses) => addresses.0,
+        None => default_addresses(&backend),
+    };
     Ok(Config {
         node,
         zone: file.node.zone,
-        addresses: match file.node.address {
-            Some(addresses) => addresses.0,
-            None => default_addresses(),
-        },
+        addresses,
         routable: file.node.routable,
         state_dir: file
             .node
@@ -480,8 +481,9 @@ fn host_name() -> Option<Name> {
     Name::lossy(text.trim().split('.').next()?)
 }
 
-/// The source addresses of the default routes. Connecting a UDP socket sends nothing: it only asks for a route.
-fn default_addresses() -> Vec<IpAddr> {
+/// The source addresses of the default routes. Connecting a UDP socket sends nothing: it only asks for a route. Where there
+/// is none, a node that is alone is at 127.0.0.1, and others are nowhere.
+fn default_addresses(backend: &Backend) -> Vec<IpAddr> {
     let source = |bind: &str, far: &str| -> Option<IpAddr> {
         let socket = std::net::UdpSocket::bind(bind).ok()?;
         socket.connect(far).ok()?;
@@ -495,7 +497,7 @@ fn default_addresses() -> Vec<IpAddr> {
     .into_iter()
     .flatten()
     .collect();
-    if found.is_empty() {
+    if found.is_empty() && *backend == Backend::Embedded {
         vec![IpAddr::from([127, 0, 0, 1])]
     } else {
         found

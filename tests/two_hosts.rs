@@ -10,7 +10,7 @@ use support::docker::{self, Dockerd, RunOptions};
 use support::etcd::Etcd;
 use support::http;
 use support::load::{Load, Plan};
-use support::netns::Lan;
+use support::netns::{self, Lan, Netns};
 use support::node::{Node, NodeOptions, PATIENCE};
 use support::shop::web_checked;
 use support::wait::{eventually, stalled};
@@ -361,6 +361,32 @@ fn a_node_that_contradicts_the_mesh_refuses_to_join() {
             && text.contains("127.90.0.0/16 in the registry"),
         "{text}"
     );
+}
+
+#[test]
+fn a_host_that_nobody_reaches_does_not_join() {
+    if !netns::ready() {
+        return;
+    }
+    // Its only interface is the loopback one.
+    let netns = Netns::new();
+    let node = Node::prepare(&NodeOptions {
+        netns: Some(&netns),
+        etcd: Some("http://127.0.0.1:2379".to_owned()),
+        ..NodeOptions::default()
+    });
+    let config = node.path("heddle.toml").display().to_string();
+    let heddle = env!("CARGO_BIN_EXE_heddle");
+    let output = netns.try_run(&[heddle, "up", "--config", &config]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let why = "error: node.address: this host has no default route to take it from";
+    assert!(text.starts_with(why), "{text}");
+    assert_eq!(heddle_check(&config), Some(0), "the file is good elsewhere");
+}
+
+fn heddle_check(config: &str) -> Option<i32> {
+    support::node::heddle(&["check", config], "").status.code()
 }
 
 #[test]

@@ -89,8 +89,16 @@ impl Node {
             Some(docker) => format!("[docker]\nsocket = \"{}\"\n", docker.url()),
             None => "[docker]\nenabled = false\n".to_owned(),
         };
+        // Nodes of the test's own host reach each other there, whatever networks it has.
+        let own = || {
+            options
+                .netns
+                .is_none()
+                .then(|| IpAddr::from([127, 0, 0, 1]))
+        };
         let address = options
             .address
+            .or_else(own)
             .map_or(String::new(), |ip| format!("address = \"{ip}\"\n"));
         static RANGES: AtomicU8 = AtomicU8::new(100);
         let vip_range = match options.vip_range {

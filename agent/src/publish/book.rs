@@ -49,6 +49,8 @@ struct Page {
     there: There,
     /// Being written now.
     busy: bool,
+    /// What the catalog showed last while it was being written, and at which revision.
+    meanwhile: Option<(Revision, Option<Arc<Slice>>)>,
     /// To be written in a transaction of its own.
     alone: bool,
     /// Not to be written before, unless the wish changes.
@@ -117,6 +119,7 @@ impl Book {
             wish: None,
             there: There::Untold,
             busy: false,
+            meanwhile: None,
             alone: false,
             not_before: None,
             hasty: false,
@@ -164,8 +167,10 @@ impl Book {
         let Some(page) = self.pages.get_mut(service) else {
             return false;
         };
-        // A write of ours that is under way is compared with what it replaces: it will find out by itself.
+        // Of what comes before a write of ours that is under way, that finds out by itself. What comes after it may be seen
+        // before its answer is.
         if page.busy {
+            page.meanwhile = Some((revision, slice.cloned()));
             return false;
         }
         match &page.there {
@@ -302,9 +307,12 @@ impl Book {
             };
             page.busy = false;
             page.alone = false;
-            page.there = There::Written {
-                revision,
-                slice: job.slice,
+            page.there = match page.meanwhile.take() {
+                Some((later, seen)) if later > revision && seen != job.slice => There::Seen(seen),
+                _ => There::Written {
+                    revision,
+                    slice: job.slice,
+                },
             };
             if page.settled() {
                 page.rest();
@@ -321,6 +329,7 @@ impl Book {
         for job in jobs {
             if let Some(page) = self.pages.get_mut(&job.service) {
                 page.busy = false;
+                page.meanwhile = None;
                 page.there = There::Unknown;
                 page.hurry();
                 self.dirty.insert(job.service);

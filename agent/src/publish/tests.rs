@@ -102,6 +102,41 @@ fn an_echo_of_an_older_write_is_not_taken_for_somebody_elses() {
 }
 
 #[test]
+fn what_others_do_right_after_a_write_is_put_right_though_it_is_seen_before_the_answer() {
+    let mut book = Book::default();
+    let (mine, theirs) = (
+        Arc::new(slice("shop/web", 1)),
+        Arc::new(slice("shop/web", 5)),
+    );
+    for (revision, seen) in [(7, None), (9, Some(&theirs))] {
+        wish(&mut book, "shop/web", 1);
+        let jobs = book.take(Limits::DEFAULT);
+        // Its own echo, and what came after it.
+        assert!(!book.observe(&key("shop/web"), Some(&mine), revision));
+        assert!(!book.observe(&key("shop/web"), seen, revision + 1));
+        book.committed(jobs, revision, &HashMap::new());
+        let jobs = book.take(Limits::DEFAULT);
+        assert_eq!(jobs[0].slice.as_ref(), Some(&mine));
+        book.committed(jobs, revision + 2, &HashMap::new());
+        assert!(book.take(Limits::DEFAULT).is_empty());
+        assert_eq!(book.waiting(), 0);
+        book = Book::default();
+    }
+    // Its echo alone is nothing to put right, nor is what it replaced.
+    wish(&mut book, "shop/web", 1);
+    let jobs = book.take(Limits::DEFAULT);
+    assert!(!book.observe(&key("shop/web"), Some(&theirs), 6));
+    assert!(!book.observe(&key("shop/web"), Some(&mine), 7));
+    // Others' records come and go, and raise the registry's revision.
+    assert!(!book.observe(&key("shop/web"), Some(&mine), 8));
+    book.committed(jobs, 7, &HashMap::new());
+    assert!(book.take(Limits::DEFAULT).is_empty());
+    wish(&mut book, "shop/web", 2);
+    let jobs = book.take(Limits::DEFAULT);
+    assert_eq!(jobs[0].replaces, Some(Some(7)), "it needs no reading");
+}
+
+#[test]
 fn urgent_slices_go_first_and_batches_hold_to_the_limits() {
     let mut book = Book::default();
     for n in 0..200 {
