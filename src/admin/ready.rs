@@ -90,6 +90,12 @@ pub fn readiness(context: &Context) -> Readiness {
                 ));
             }
         }
+        for tls in proxy.tls() {
+            reasons.push(format!(
+                "service {} port {}: TLS: {}",
+                tls.service, tls.port, tls.error
+            ));
+        }
     }
     Readiness {
         ready: !draining && snapshot.freshness != Freshness::Unsynced,

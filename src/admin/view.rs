@@ -73,6 +73,9 @@ pub struct PortStatus {
     /// Why this node doesn't listen for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener_error: Option<String>,
+    /// Files of its TLS that this node can't use as they are now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls_errors: Vec<String>,
 }
 
 /// An endpoint as this node sees it.
@@ -167,7 +170,7 @@ pub fn endpoint_name(service: &ServiceKey, endpoint: &EndpointView) -> String {
     )
 }
 
-fn service_item(view: &ServiceView, errors: &[proxy::ListenerStatus]) -> ServiceItem {
+fn service_item(view: &ServiceView, errors: &ProxyErrors) -> ServiceItem {
     let service = &view.service;
     ServiceItem {
         api_version: model::manifest::API_VERSION.to_owned(),
@@ -182,7 +185,7 @@ fn service_item(view: &ServiceView, errors: &[proxy::ListenerStatus]) -> Service
     }
 }
 
-fn port_status(port: &PortView, errors: &[proxy::ListenerStatus]) -> PortStatus {
+fn port_status(port: &PortView, errors: &ProxyErrors) -> PortStatus {
     let mut endpoints = BTreeMap::new();
     for endpoint in &port.endpoints {
         *endpoints.entry(endpoint.state).or_insert(0) += 1;
@@ -194,9 +197,16 @@ fn port_status(port: &PortView, errors: &[proxy::ListenerStatus]) -> PortStatus 
         eligible: port.eligible.len(),
         unavailable: port.unavailable.clone(),
         listener_error: errors
+            .listeners
             .iter()
             .find(|l| l.service == port.key && l.port == port.name)
             .and_then(|l| l.error.clone()),
+        tls_errors: errors
+            .tls
+            .iter()
+            .filter(|t| t.service == port.key && t.port == port.name)
+            .map(|t| t.error.clone())
+            .collect(),
     }
 }
 
@@ -255,11 +265,23 @@ fn in_namespace(wanted: Option<&str>, namespace: &Name) -> bool {
     wanted.is_none_or(|wanted| wanted == namespace.as_str())
 }
 
-fn listener_errors(context: &Context) -> Vec<proxy::ListenerStatus> {
-    let proxy = context.rooms().proxy.clone();
-    let mut all = proxy.map(|p| p.listeners()).unwrap_or_default();
-    all.retain(|l| l.error.is_some());
-    all
+/// What the proxy can't do for services.
+struct ProxyErrors {
+    listeners: Vec<proxy::ListenerStatus>,
+    tls: Vec<proxy::TlsStatus>,
+}
+
+fn proxy_errors(context: &Context) -> ProxyErrors {
+    let Some(proxy) = context.rooms().proxy.clone() else {
+        return ProxyErrors {
+            listeners: Vec::new(),
+            tls: Vec::new(),
+        };
+    };
+    let mut listeners = proxy.listeners();
+    listeners.retain(|l| l.error.is_some());
+    let tls = proxy.tls();
+    ProxyErrors { listeners, tls }
 }
 
 /// All services, of one namespace or of all.
@@ -268,7 +290,7 @@ pub fn service_items(
     snapshot: &Snapshot,
     namespace: Option<&str>,
 ) -> Vec<ServiceItem> {
-    let errors = listener_errors(context);
+    let errors = proxy_errors(context);
     snapshot
         .sorted()
         .into_iter()
@@ -398,7 +420,7 @@ pub(super) async fn service(
     let snapshot = context.feed.snapshot.load_full();
     let key: Option<ServiceKey> = format!("{namespace}/{name}").parse().ok();
     key.and_then(|key| snapshot.service(&key).cloned())
-        .map(|view| Json(service_item(&view, &listener_errors(&context))))
+        .map(|view| Json(service_item(&view, &proxy_errors(&context))))
         .ok_or_else(|| {
             let what = format!("Service {namespace}/{name} does not exist");
             ApiError::new(StatusCode::NOT_FOUND, what)

@@ -235,6 +235,7 @@ impl Shown for ServiceItem {
                 .find_map(|p| {
                     p.listener_error
                         .clone()
+                        .or_else(|| p.tls_errors.first().cloned())
                         .or_else(|| Some(p.unavailable.clone()).filter(|u| !u.is_empty()))
                 })
                 .unwrap_or_default();

@@ -119,6 +119,9 @@ fn port(page: &mut Page, port: &ServicePort, status: Option<&PortStatus>) {
     if let Some(error) = &status.listener_error {
         page.detail("listener", error);
     }
+    for error in &status.tls_errors {
+        page.detail("tls", error);
+    }
 }
 
 fn checks(policy: Option<&HealthPolicy>) -> String {
