@@ -1,6 +1,6 @@
 # The recipes that CI runs too: `tools/test` installs what they need, then runs `make all`.
 
-.PHONY: all fmt clippy doc test deny release
+.PHONY: all fmt clippy doc test deny release deb
 
 all: fmt clippy doc test deny
 
@@ -24,3 +24,13 @@ deny:
 
 release:
 	cargo build --release --locked
+
+# A Debian package; needs cargo-deb: `cargo install cargo-deb`.
+deb: release
+	rm -rf target/package && mkdir -p target/package
+	heddle=$$(ls target/*/release/heddle | head -1) && \
+	$$heddle man target/package/man && \
+	$$heddle completions bash > target/package/heddle.bash && \
+	$$heddle completions zsh > target/package/_heddle && \
+	$$heddle completions fish > target/package/heddle.fish
+	cargo deb --no-build --locked --target $$(rustc -vV | sed -n 's/^host: //p')

@@ -9,14 +9,20 @@
 //! - `write`: apply, delete, register, drain
 //! - `watch`: `?watch`
 //! - `events`: what happened
+//! - `explain`: who takes the next request, and what removed the others
 //! - `export`: all resources out, and in again
+//! - `discovery`: targets for Prometheus
+//! - `traffic`: what the proxy has counted
 //! - `ready`: `/readyz`
 //! - `metrics`: `/metrics`
 
+pub mod discovery;
 pub mod events;
+pub mod explain;
 pub mod export;
 pub mod metrics;
 pub mod ready;
+pub mod traffic;
 pub mod view;
 pub mod watch;
 pub mod write;
@@ -50,6 +56,8 @@ pub struct Context {
     pub node: Name,
     /// Snapshot, catalog and how the registry is doing.
     pub feed: Feed,
+    /// Where the reading door listens.
+    pub admin_address: SocketAddr,
     /// Where writes go.
     pub registry: Registry,
     /// What this node's configuration says of the mesh.
@@ -58,6 +66,8 @@ pub struct Context {
     pub rooms: std::sync::RwLock<Rooms>,
     /// What `/metrics` gathers.
     pub metrics: prometheus::Registry,
+    /// What the page at `/` shows.
+    pub dashboard: crate::dashboard::Live,
     /// What happened, newest last.
     pub events: Arc<crate::events::History>,
     /// Fires when the node goes down: it is ready no more.
@@ -180,6 +190,7 @@ impl Doors {
 
 fn router(context: Arc<Context>) -> Router {
     Router::new()
+        .merge(crate::dashboard::routes())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready::readyz))
         .route("/metrics", get(metrics::metrics))
@@ -200,6 +211,9 @@ fn router(context: Arc<Context>) -> Router {
             get(view::node).delete(write::delete_node),
         )
         .route("/v1/mesh", get(view::mesh))
+        .route("/v1/sd/prometheus", get(discovery::prometheus))
+        .route("/v1/traffic", get(traffic::traffic))
+        .route("/v1/explain", get(explain::explain))
         .route("/v1/events", get(events::events))
         .route("/v1/export", get(export::export))
         .route("/v1/import", post(export::import))

@@ -31,7 +31,7 @@ use crate::writer::{Saving, Writer};
 /// How long a planned restart's slices are believed.
 const RESTART_GRACE: Duration = Duration::from_secs(60);
 /// Name of our nftables table.
-const TABLE: &str = "heddle";
+pub const TABLE: &str = "heddle";
 
 /// What others would dial in its stead, 127.0.0.1 say, would be their own.
 const NO_ADDRESS: &str = "node.address: this host has no default route to take it from, and other nodes share its registry \
@@ -78,9 +78,10 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     let doors = Doors::open(&config.admin_socket, config.admin_listen)
         .await
         .map_err(|e| failed(&e))?;
-    if let Ok(address) = doors.address() {
-        tracing::info!(%address, socket = %config.admin_socket.display(), "admin listens");
-    }
+    let admin_address = doors.address().unwrap_or(config.admin_listen);
+    tracing::info!(
+        address = %admin_address, socket = %config.admin_socket.display(), "admin listens"
+    );
     let metrics = prometheus::Registry::new();
     let core = admin::metrics::Core::new(feed.clone()).map_err(|e| failed(&e))?;
     metrics.register(Box::new(core)).map_err(|e| failed(&e))?;
@@ -94,16 +95,19 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let context = Arc::new(Context {
         node: config.node.clone(),
+        admin_address,
         feed: feed.clone(),
         registry: registry.clone(),
         wish: config.mesh_wish(),
         rooms: std::sync::RwLock::new(Rooms::default()),
         metrics: metrics.clone(),
+        dashboard: crate::dashboard::Live::default(),
         events: history.clone(),
         draining: draining.clone(),
     });
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(doors.serve(context.clone(), stop.clone()));
+    tasks.spawn(crate::dashboard::keep(context.clone(), stop.clone()));
     tasks.spawn(events::file::keep(log, unwritten, move |lost| {
         history.dropped(lost)
     }));
@@ -123,6 +127,9 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
         node = %config.node, version = env!("CARGO_PKG_VERSION"), registry = backend, "heddle starts"
     );
     tokio::spawn(on_signal(draining.clone()));
+    if let Some(notify) = crate::sd_notify::Notify::from_env() {
+        tasks.spawn(notify.run(context.clone(), stop.clone()));
+    }
 
     let joining = join::Joining::new(&config, registry.clone(), context.clone());
     let Some(mesh) = joining.mesh(&draining).await.map_err(|e| failed(&e))? else {
@@ -276,7 +283,7 @@ fn vip_mode(mesh: &Mesh, dns_listen: &[SocketAddr]) -> proxy::VipMode {
 }
 
 /// Where DNS listens: as configured, else the range's tenth address as root, else a port that needs no root.
-fn dns_addresses(config: &Config, mesh: &Mesh) -> Vec<SocketAddr> {
+pub fn dns_addresses(config: &Config, mesh: &Mesh) -> Vec<SocketAddr> {
     if let Some(addresses) = &config.dns_listen {
         return addresses.clone();
     }
@@ -359,7 +366,8 @@ async fn on_signal(token: CancellationToken) {
     token.cancel();
 }
 
-fn is_root() -> bool {
+/// Whether this process is the superuser's.
+pub fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions and can't fail.
     unsafe { libc::geteuid() == 0 }
 }

@@ -4,7 +4,8 @@
 //! - this file: the commands and their options
 //! - `client`: talking to a node
 //! - `table`: tables for people
-//! - `get`, `apply`, `env`, `check`, `events`, `describe`, `export`: the commands that do more than one call
+//! - `manual`: completions and manual pages
+//! - `get`, `apply`, `env`, `check`, `events`, `describe`, `explain`, `export`: the commands that do more than one call
 
 pub mod apply;
 pub mod check;
@@ -12,8 +13,10 @@ pub mod client;
 pub mod describe;
 pub mod env;
 pub mod events;
+pub mod explain;
 pub mod export;
 pub mod get;
+pub mod manual;
 pub mod table;
 
 use std::path::PathBuf;
@@ -98,6 +101,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Show all of it on this machine: no root, no Docker, no configuration; leaves nothing behind
+    #[command(after_help = "Example: heddle demo")]
+    Demo(crate::demo::Options),
     /// Create or replace resources from YAML or JSON, all or nothing
     #[command(after_help = "Example: heddle apply -f web.yaml")]
     Apply {
@@ -153,6 +159,21 @@ enum Command {
         /// Look in this namespace; without it services in `default`, endpoints and workloads everywhere
         #[arg(short, long, value_name = "NS")]
         namespace: Option<String>,
+    },
+    /// Say which endpoints would be given the next request, and which filter removed each other one
+    #[command(
+        after_help = "Examples:\n  heddle explain web -n shop\n  heddle explain http://web.shop.svc.heddle.internal/"
+    )]
+    Explain {
+        /// A service, or a URL: by virtual IP, by name in DNS, or by an address and a node port
+        #[arg(value_name = "SERVICE|URL")]
+        what: String,
+        /// The service's namespace; without it `default`, where NAME is not NAMESPACE/NAME
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+        /// As the API has it
+        #[arg(long)]
+        json: bool,
     },
     /// Show what changed and why, newest last
     #[command(after_help = "Example: heddle events -n shop --since 10m --for service/web")]
@@ -229,11 +250,35 @@ enum Command {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Show what flows through a node, live: rate, errors, latency, connections
+    #[command(
+        after_help = "Keys: q quit, arrows or j/k move, enter shows a service's endpoints, e all, s sorts, p pauses.\nWhere standard output is no terminal: one table, and the end.\n\nExample: heddle top -n shop"
+    )]
+    Top(crate::top::Options),
+    /// Look whether this machine has what a node needs, and say how to mend what it lacks
+    #[command(
+        after_help = "Looks at Docker, etcd and its clock, ports, virtual IPs, DNS from a container, limits; changes nothing.\nStatus 1: something must be mended.\n\nExample: heddle doctor --config /etc/heddle/heddle.toml"
+    )]
+    Doctor(crate::doctor::Options),
     /// Validate a configuration (.toml) or manifests (.yaml, .json) without a running node
     #[command(after_help = "Example: heddle check /etc/heddle/heddle.toml")]
     Check {
         /// The file or folder
         file: PathBuf,
+    },
+    /// Print a shell's completions
+    #[command(
+        after_help = "Example: heddle completions bash > /usr/share/bash-completion/completions/heddle"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of heddle and of each command into a folder
+    #[command(hide = true, after_help = "Example: heddle man /usr/share/man/man1")]
+    Man {
+        /// The folder
+        folder: PathBuf,
     },
     /// Run a small test backend
     #[command(after_help = "Example: heddle whoami --listen 127.0.0.1:8080")]
@@ -257,9 +302,14 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let client = || Client::new(cli.server.as_deref());
     match cli.command {
         Command::Up { config } => crate::app::up(config).await,
+        Command::Demo(options) => crate::demo::run(options).await,
         Command::Whoami(options) => whoami::run(options)
             .await
             .map_err(|e| Failure::Failed(format!("{e:#}"))),
+        Command::Top(options) => crate::top::run(client()?, &options).await,
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
+        Command::Doctor(options) => crate::doctor::run(options).await,
         Command::Check { file } => check::check(&file),
         Command::Apply {
             filename,
@@ -292,6 +342,11 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             name,
             namespace,
         } => describe::describe(&client()?, &kind, &name, namespace.as_deref()).await,
+        Command::Explain {
+            what,
+            namespace,
+            json,
+        } => explain::explain(&client()?, &what, namespace.as_deref(), json).await,
         Command::Events(options) => events::events(&client()?, &options).await,
         Command::Export {
             namespace, output, ..

@@ -6,18 +6,30 @@
 //! - `writer`: the one task that publishes snapshots
 //! - `events`: what changed and why, kept for people
 //! - `resources_folder`: manifests in files
+//! - `traffic`: what flows through this node, in figures
 //! - `admin`: health, metrics and the API
+//! - `dashboard`: the page at the admin address
 //! - `cli`: the commands
+//! - `demo`: a tour that needs nothing and leaves nothing
+//! - `doctor`: what this machine has and lacks for a node
+//! - `top`: what flows through a node, live
 //! - `whoami`: a small test backend
+//! - `sd_notify`: telling systemd how the node fares
 //! - `telemetry`: logging
 
 mod admin;
 mod app;
 mod cli;
 mod config;
+mod dashboard;
+mod demo;
+mod doctor;
 mod events;
 mod resources_folder;
+mod sd_notify;
 mod telemetry;
+mod top;
+mod traffic;
 mod whoami;
 mod writer;
 

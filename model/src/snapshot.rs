@@ -5,6 +5,7 @@
 //! that outlive a snapshot ([`EndpointLoad`], [`PortLoad`]) are carried over by endpoint id and port name.
 
 mod builder;
+mod eligible;
 mod make;
 mod ownerless;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 pub use builder::{Builder, Finding, Identity};
+pub use eligible::Filter;
 pub use ownerless::CHECKERS;
 pub use view::{EndpointLoad, EndpointView, PortLoad, PortView, ServiceView};
 

@@ -10,7 +10,7 @@ mod node;
 mod service;
 #[cfg(test)]
 mod tests;
-mod text;
+pub mod text;
 mod workload;
 
 use std::sync::Arc;

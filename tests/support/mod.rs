@@ -11,6 +11,7 @@
 //! - `checks`: health checks without a node
 //! - `node`: a heddle node, driven by the command line
 //! - `load`: connections that ask again and again
+//! - `browser`: a headless Chromium
 //! - `shop`: a host with containers, a node and a service: what most tests of containers begin with
 //!
 //! A test whose requirements are missing says so loudly and returns, or fails where the environment variable
@@ -19,6 +20,7 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod browser;
 pub mod checks;
 pub mod dns;
 pub mod docker;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, EndpointId, Fact, Health, Lifecycle, State};
+use super::eligible::Filter;
+use crate::endpoint::{Endpoint, EndpointId, Fact, Health, State};
 use crate::name::{Name, ServiceKey};
 use crate::rotation::Rotation;
 use crate::service::{Balance, Protocol, Service, Tls, UpstreamProtocol, UpstreamTls};
@@ -123,15 +124,15 @@ impl EndpointView {
 
     /// Takes new work in good times.
     pub fn ready(&self) -> bool {
-        self.state == State::Ready && !self.addresses().is_empty()
+        Filter::removing(self).is_none()
     }
 
     /// Takes new work when there is nobody better: told to end, but still passing its checks.
     pub fn last_resort(&self, drained: bool) -> bool {
         !drained
-            && self.endpoint.lifecycle.value == Lifecycle::Terminating
-            && self.health.value == Health::Passing
-            && !self.addresses().is_empty()
+            && !Filter::Running.keeps(self)
+            && Filter::Passing.keeps(self)
+            && Filter::Reachable.keeps(self)
     }
 }
 

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::{Retry, StoreError};
-pub use etcd::{EtcdOptions, EtcdStore, IdentityFiles, TlsFiles, UserFile};
+pub use etcd::{EtcdOptions, EtcdStore, IdentityFiles, TlsFiles, UserFile, date as etcd_date};
 pub use lease::{Lease, LeaseId};
 pub use txn::{Compare, Entry, Listing, Op, Outcome, Txn};
 pub use watch::{Change, Watch, WatchEvent};

@@ -3,6 +3,7 @@
 //! # Layout
 //! - `cluster`: the members, which of them is asked, deadlines and fail-over
 //! - `connect`: connections to one member, with and without TLS
+//! - `date`: what time it is there
 //! - `tls`: which authorities are believed and which certificate is shown ([`TlsFiles`])
 //! - `user`: user, password and token ([`UserFile`])
 //! - `error`: what etcd's and the transport's errors mean to a caller
@@ -11,6 +12,7 @@
 
 mod cluster;
 mod connect;
+mod date;
 mod error;
 mod lease;
 mod tls;
@@ -29,6 +31,7 @@ use tracing::{debug, warn};
 use crate::metrics::Metrics;
 
 use self::cluster::Cluster;
+pub use self::date::date;
 pub use self::tls::{IdentityFiles, TlsFiles};
 pub use self::user::UserFile;
 use self::watch::EtcdWatch;
