@@ -95,7 +95,8 @@ impl Http1 {
                 Next::Refused(refused) => Box::pin(answer(&mut self.side, *refused)).await?,
                 Next::Request(begun) => Box::pin(serve(&mut self.side, begun)).await?,
             };
-            if !matches!(then, Then::Keep) || self.client.slot.closing() > Closing::No {
+            // One that was told that its connection is kept may be sending the next request already: a drain waits for it.
+            if !matches!(then, Then::Keep) {
                 return Ok(then);
             }
         }

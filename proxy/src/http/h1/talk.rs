@@ -15,7 +15,6 @@ use tokio::time::Sleep;
 
 use super::request::Facts;
 use super::{Side, Then, answer, then_after};
-use crate::connections::Closing;
 use crate::http::endpoint::{Connection, EndpointError, Failure};
 use crate::http::exchange::{Ending, Exchange, Limit, Lost};
 use crate::http::message::Decoder;
@@ -255,8 +254,7 @@ impl Talk<'_> {
         if !self.up.ended() {
             // It was answered before it had sent everything: where its body ends can't be waited for.
             Then::Linger
-        } else if self.down.closes || self.side.slot.closing() > Closing::No && !self.down.said_keep
-        {
+        } else if self.down.closes {
             Then::Close
         } else {
             Then::Keep

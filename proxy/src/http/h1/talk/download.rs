@@ -28,8 +28,6 @@ pub(super) struct Download {
     pub(super) keep_alive: bool,
     /// The client's connection ends with this response.
     pub(super) closes: bool,
-    /// The client was told that its connection is kept.
-    pub(super) said_keep: bool,
     tunnel: Option<Box<Tunnel>>,
 }
 
@@ -45,7 +43,6 @@ impl Default for Download {
             splice: None,
             keep_alive: false,
             closes: false,
-            said_keep: true,
             tunnel: None,
         }
     }
@@ -244,7 +241,6 @@ impl Talk<'_> {
         let until_close = unknown && !self.facts.is_11;
         let closing = self.side.slot.closing() > Closing::No;
         down.closes = !self.facts.keep_alive || until_close || closing;
-        down.said_keep = !down.closes;
         down.keep_alive = head.keep_alive;
         let connection = match (down.closes, self.facts.is_11) {
             (true, _) => Some("close"),
