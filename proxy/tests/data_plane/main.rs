@@ -2,7 +2,10 @@
 
 mod chaos;
 mod engine;
+mod h2_errors;
+mod h2_rules;
 mod headers;
+mod hostile_h2;
 mod http1;
 mod http2;
 mod lifecycle;

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod frames;
 pub mod mesh;
 pub mod tls;
 
