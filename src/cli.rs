@@ -58,7 +58,8 @@ impl Failure {
     name = "heddle",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = "Example: heddle demo\nHow to begin, step by step: docs/getting-started.md"
 )]
 pub struct Cli {
     /// The node to talk to: unix:///run/heddle/heddle.sock or http://host:port

@@ -62,7 +62,8 @@ fn main() {
 fn fail(failure: &cli::Failure) -> ! {
     let text = failure.to_string();
     if !text.is_empty() {
-        eprintln!("error: {text}");
+        let text = format!("error: {text}");
+        eprintln!("{}", cli::table::fitted(&text, &std::io::stderr()));
     }
     std::process::exit(failure.code());
 }

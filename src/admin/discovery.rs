@@ -39,10 +39,11 @@ pub(super) async fn prometheus(
     Query(wanted): Query<Wanted>,
 ) -> Json<Vec<TargetGroup>> {
     let snapshot = context.feed.snapshot.load_full();
+    let on_this_host = context.admin_address.ip().is_loopback();
     let mut all = Vec::new();
     if wanted.kind.as_deref().is_none_or(|kind| kind == "endpoint") {
         for view in snapshot.sorted() {
-            endpoints(view, &wanted, &mut all);
+            endpoints(view, &wanted, on_this_host, &mut all);
         }
     }
     let narrowed = wanted.service.is_some() || wanted.namespace.is_some() || wanted.port.is_some();
@@ -54,7 +55,7 @@ pub(super) async fn prometheus(
     Json(all)
 }
 
-fn endpoints(view: &ServiceView, wanted: &Wanted, all: &mut Vec<TargetGroup>) {
+fn endpoints(view: &ServiceView, wanted: &Wanted, on_this_host: bool, all: &mut Vec<TargetGroup>) {
     let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
     if !is(&wanted.namespace, view.key.namespace.as_str())
         || !is(&wanted.service, view.key.name.as_str())
@@ -67,9 +68,9 @@ fn endpoints(view: &ServiceView, wanted: &Wanted, all: &mut Vec<TargetGroup>) {
             continue;
         }
         for endpoint in port.endpoints.iter().filter(|e| e.ready()) {
-            // What Prometheus can reach from elsewhere, before what this node alone can.
-            let remote = endpoint.endpoint.remote.first();
-            let Some(address) = remote.or(endpoint.addresses().first()) else {
+            // Whoever asks on loopback is on this host, and dials as this node does; others dial as other nodes do.
+            let elsewhere = endpoint.endpoint.remote.first().filter(|_| !on_this_host);
+            let Some(address) = elsewhere.or(endpoint.addresses().first()) else {
                 continue;
             };
             all.push(TargetGroup {

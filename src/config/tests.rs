@@ -1,3 +1,5 @@
+mod reference;
+
 use super::*;
 
 const FULL: &str = r#"
@@ -35,6 +37,11 @@ zone = "heddle.internal"
 [proxy]
 workers = 2
 drain_timeout = "30s"
+trusted_proxies = ["10.0.0.0/8"]
+forwarded = false
+via = false
+request_id = true
+start_traces = false
 
 [dns]
 listen = ["10.96.0.10:53"]

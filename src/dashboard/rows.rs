@@ -157,10 +157,16 @@ pub fn status(ready: &Readiness, services: usize, down: usize) -> String {
         (true, false) => "ready, with reservations",
         (true, true) => "ready",
     };
+    let services = match (services, down) {
+        (0, _) => "no services".to_owned(),
+        (1, 0) => "1 service, with somebody to take a request".to_owned(),
+        (n, 0) => format!("{n} services, each with somebody to take a request"),
+        (1, _) => "1 service, with nobody to take a request".to_owned(),
+        (n, down) => format!("{n} services, {down} of them with nobody to take a request"),
+    };
     write!(
         out,
-        "<p class=\"{class}\"><b>{word}</b> at revision {}, {services} services, {down} of them without anybody to take \
-         a request</p>",
+        "<p class=\"{class}\"><b>{word}</b> at revision {}; {services}</p>",
         ready.revision
     )
     .ok();

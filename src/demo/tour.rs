@@ -203,11 +203,12 @@ fn what_there_is(node: &Node, services: &Services, backends: &Backends) -> Strin
     line(&format!("heddle undrain workload {workload}"), "and again");
     line("heddle explain web -n shop", "who gets the next request");
     line("heddle events -n shop", "what happened and why");
+    line("heddle top", "what flows, live; q ends it");
     let metrics = format!(
         "curl -s http://{}/metrics | grep heddle_requests_total",
         node.admin
     );
     line(&metrics, "what Prometheus sees");
-    text.push('\n');
+    text.push_str(&format!("\nIn a browser: http://{}/\n\n", node.admin));
     text
 }

@@ -58,6 +58,10 @@ pub async fn look(config: &Config, running: bool) -> Finding {
             let asked = tokio::task::spawn_blocking(move || from_inside(pid, address, &zone)).await;
             match asked.unwrap_or_else(|e| Err(io::Error::other(e))) {
                 Ok(()) => Finding::ok(ABOUT, format!("{here} and from container {name}")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::skipped(
+                    ABOUT,
+                    format!("{here}; the processes of Docker's containers can't be seen from here"),
+                ),
                 Err(error) => Finding::fail(
                     ABOUT,
                     format!("{here}, but not from container {name}: {error}"),

@@ -30,7 +30,7 @@ pub struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -64,9 +64,9 @@ impl Browser {
             driver,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             session: String::new(),
-            _profile: profile,
+            profile,
         };
-        let folder = browser._profile.path().join("profile");
+        let folder = browser.profile.path().join("profile");
         let mut args = vec![
             "--headless=new".to_owned(),
             "--no-sandbox".to_owned(),
@@ -84,9 +84,15 @@ impl Browser {
             args.push("--force-dark-mode".to_owned());
             args.push("--blink-settings=preferredColorScheme=0".to_owned());
         }
+        let mut options = json!({"args": args});
+        // Chromium's windows are at least 500 pixels wide: narrower ones are a phone's.
+        if width < 500 {
+            let metrics = json!({"width": width, "height": height, "pixelRatio": 2.0});
+            options["mobileEmulation"] = json!({"deviceMetrics": metrics});
+        }
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
-            "goog:chromeOptions": {"args": args, "mobileEmulation": mobile(width, height)},
+            "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
         let answer = browser.call("POST", "", &wanted).expect("a session begins");
@@ -171,22 +177,29 @@ impl Browser {
             body.len()
         );
         stream.write_all(head.as_bytes()).map_err(text)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(text)?;
-        let (_, json) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-        let json: Value = serde_json::from_str(json).map_err(|e| format!("{e}: {answer}"))?;
+        // It keeps the connection, whatever it is asked.
+        let mut reader = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).map_err(text)? == 0 {
+                return Err("no answer".to_owned());
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(number) = line.strip_prefix("content-length:") {
+                length = number.trim().parse().map_err(|_| line.clone())?;
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).map_err(text)?;
+        let json: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         match json["value"]["error"].as_str() {
             Some(error) => Err(format!("{error}: {}", json["value"]["message"])),
             None => Ok(json["value"].clone()),
         }
-    }
-}
-
-/// Chromium's windows are at least 500 pixels wide: narrower ones are a phone's.
-fn mobile(width: u32, height: u32) -> Value {
-    match width < 500 {
-        true => json!({"deviceMetrics": {"width": width, "height": height, "pixelRatio": 2.0}}),
-        false => Value::Null,
     }
 }
 
@@ -197,6 +210,16 @@ impl Drop for Browser {
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // A session that did not begin in time has a browser all the same.
+        let profile = self.profile.path().display().to_string();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let own = std::fs::read_to_string(entry.path().join("cmdline"))
+                .is_ok_and(|line| line.contains(&profile));
+            if let (true, Ok(pid)) = (own, entry.file_name().to_string_lossy().parse()) {
+                // SAFETY: kill takes no pointers; the process has this browser's own folder in its command line.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
     }
 }
 

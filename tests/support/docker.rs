@@ -182,8 +182,8 @@ impl Dockerd {
         self.daemon = Some(daemon);
     }
 
-    /// A program that will run within the host.
-    fn within(&self, name: &str) -> Command {
+    /// A program that will run within the host, where its processes have their own ids.
+    pub fn within(&self, name: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args([
             "--target",
