@@ -62,6 +62,7 @@ fn endpoint(n: u32, e: u32, health: Health) -> Arc<Endpoint> {
         remote: vec![([192, 0, 2, 2], 32_768).into()],
         weight: 1,
         zone: None,
+        hostname: None,
         health: Fact::new(
             health,
             Timestamp(1_700_000_000_000),

@@ -26,7 +26,7 @@ use crate::config::{Backend, Config};
 use crate::events;
 use crate::resources_folder::Folder;
 use crate::telemetry;
-use crate::writer::{Saving, Writer};
+use crate::writer::{Published, Saving, Writer};
 
 /// How long a planned restart's slices are believed.
 const RESTART_GRACE: Duration = Duration::from_secs(60);
@@ -149,7 +149,9 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     }));
     drop(told);
     context.rooms_mut().proxy = Some(proxy.clone());
-    start_dns(&config, &proxy, dns_listen, &context, &mut tasks, &stop)?;
+    start_dns(
+        &config, &proxy, dns_listen, &context, &listeners, &mut tasks, &stop,
+    )?;
 
     let agent = Arc::new(agent::start(
         agent::Options {
@@ -299,10 +301,19 @@ fn start_dns(
     proxy: &proxy::Proxy,
     listen: Vec<SocketAddr>,
     context: &Arc<Context>,
+    listeners: &mpsc::UnboundedSender<Published>,
     tasks: &mut tokio::task::JoinSet<()>,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    let given = config.dns.clone();
     let options = dns::Options {
+        workers: config.workers,
+        zones: given.zones,
+        cache: given.cache.unwrap_or(dns::server::DEFAULT_CACHE),
+        clients: given.clients,
+        single_answer: given.single_answer,
+        nsid: given.nsid.unwrap_or_else(|| config.node.to_string()),
+        version: given.version,
         listen,
         movable: proxy.exceptions(),
         upstreams: config.dns_upstreams.clone(),
@@ -321,7 +332,16 @@ fn start_dns(
                 .register(&context.metrics)
                 .map_err(|e| failed(&e))?;
             tracing::info!(addresses = ?server.addresses(), "dns listens");
-            tasks.spawn(server.run(stop.clone()));
+            let follower = server.follower();
+            let told = listeners.send(Box::new(move |snapshot, changed| {
+                follower.published(snapshot, changed);
+            }));
+            drop(told);
+            let ended = dns_thread(server, stop.clone()).map_err(|e| failed(&e))?;
+            tasks.spawn(async move {
+                // The thread says nothing: it drops its end when it ends.
+                let _ = ended.await;
+            });
             Ok(())
         }
         // What was asked for by name must work; a default that doesn't fit this host must not keep the node down.
@@ -333,6 +353,24 @@ fn start_dns(
             Ok(())
         }
     }
+}
+
+/// What DNS forwards and its connections have a thread of their own: neither control nor data waits for them.
+fn dns_thread(
+    server: dns::Server,
+    stop: CancellationToken,
+) -> std::io::Result<tokio::sync::oneshot::Receiver<()>> {
+    let (ends, ended) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("dns".to_owned())
+        .spawn(move || {
+            runtime.block_on(server.run(stop));
+            drop::<tokio::sync::oneshot::Sender<()>>(ends);
+        })?;
+    Ok(ended)
 }
 
 fn node_record(config: &Config) -> Node {

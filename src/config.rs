@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::strict::{self, StrictError};
-use model::units::Span;
-use model::{IpNet, Mesh, Name};
+use model::units::{Size, Span};
+use model::{DomainName, IpNet, Mesh, Name};
 use registry::join::MeshWish;
 use serde::Deserialize;
 
@@ -132,6 +132,12 @@ struct ProxySection {
 struct DnsSection {
     listen: Option<Vec<SocketAddr>>,
     upstreams: Option<Vec<String>>,
+    zones: Vec<String>,
+    cache_size: Option<Size>,
+    clients: Option<Vec<IpNet>>,
+    single_answer: Option<bool>,
+    nsid: Option<String>,
+    version: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -225,10 +231,29 @@ pub struct Config {
     pub dns_listen: Option<Vec<SocketAddr>>,
     /// `dns.upstreams`.
     pub dns_upstreams: Vec<dns::Upstream>,
+    /// The other keys of `dns`.
+    pub dns: Dns,
     /// `admin.socket`.
     pub admin_socket: PathBuf,
     /// `admin.listen`.
     pub admin_listen: SocketAddr,
+}
+
+/// What `[dns]` says beside where to listen and whom to ask.
+#[derive(Debug, Clone, Default)]
+pub struct Dns {
+    /// `dns.zones`, each zone once.
+    pub zones: Vec<(DomainName, Vec<dns::Upstream>)>,
+    /// `dns.cache_size` in bytes.
+    pub cache: Option<usize>,
+    /// `dns.clients`.
+    pub clients: Option<Vec<IpNet>>,
+    /// `dns.single_answer`.
+    pub single_answer: bool,
+    /// `dns.nsid`; none: the node's name.
+    pub nsid: Option<String>,
+    /// `dns.version`.
+    pub version: Option<String>,
 }
 
 impl Config {
@@ -374,6 +399,7 @@ fn validate(mut file: File) -> Result<Config, Refused> {
         check_ranges(ranges)?;
     }
     let zone = file.mesh.zone.map(|zone| check_zone(&zone)).transpose()?;
+    let dns = check_dns(&file.dns)?;
     let upstreams = file
         .dns
         .upstreams
@@ -420,6 +446,7 @@ fn validate(mut file: File) -> Result<Config, Refused> {
             .proxy
             .drain_timeout
             .map_or(Duration::from_secs(30), |s| s.0),
+        dns,
         dns_listen: file.dns.listen,
         dns_upstreams: upstreams
             .iter()
@@ -460,6 +487,55 @@ fn check_ranges(ranges: &[IpNet]) -> Result<(), Refused> {
         return Err((key, "loopback networks and others don't mix".to_owned()));
     }
     Ok(())
+}
+
+fn check_dns(section: &DnsSection) -> Result<Dns, Refused> {
+    // One character string of a TXT record.
+    const TEXT: usize = 255;
+    for (key, text) in [
+        ("dns.nsid", &section.nsid),
+        ("dns.version", &section.version),
+    ] {
+        if text.as_ref().is_some_and(|text| text.len() > TEXT) {
+            return Err((key, format!("at most {TEXT} bytes")));
+        }
+    }
+    Ok(Dns {
+        zones: check_dns_zones(&section.zones)?,
+        cache: section
+            .cache_size
+            .map(|size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+        clients: section.clients.clone(),
+        single_answer: section.single_answer.unwrap_or(false),
+        nsid: section.nsid.clone(),
+        version: section.version.clone(),
+    })
+}
+
+/// `zone=upstream`; a zone that comes again has several upstreams.
+fn check_dns_zones(texts: &[String]) -> Result<Vec<(DomainName, Vec<dns::Upstream>)>, Refused> {
+    let key = "dns.zones";
+    let mut zones: Vec<(DomainName, Vec<dns::Upstream>)> = Vec::new();
+    for text in texts {
+        let Some((zone, upstream)) = text.split_once('=') else {
+            let why =
+                format!("`{text}` is not of the form zone=upstream, as corp.example=10.0.0.53 is");
+            return Err((key, why));
+        };
+        let zone: DomainName = zone.trim().parse().map_err(|e| {
+            let e: model::domain::DomainNameError = e;
+            (key, e.to_string())
+        })?;
+        let upstream: dns::Upstream = upstream.trim().parse().map_err(|e| {
+            let e: dns::forward::UpstreamError = e;
+            (key, e.to_string())
+        })?;
+        match zones.iter_mut().find(|(known, _)| *known == zone) {
+            Some((_, upstreams)) => upstreams.push(upstream),
+            None => zones.push((zone, vec![upstream])),
+        }
+    }
+    Ok(zones)
 }
 
 fn check_zone(zone: &str) -> Result<String, Refused> {

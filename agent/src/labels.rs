@@ -34,12 +34,13 @@ const VIP: &str = "heddle.vip";
 const HEALTH_PATH: &str = "heddle.health.path";
 const WEIGHT: &str = "heddle.weight";
 const RECOVERY: &str = "heddle.recovery";
+const HOSTNAME: &str = "heddle.hostname";
 
 /// Docker Compose's project, which is a container's namespace unless it names one.
 pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     NAMESPACE,
     NETWORK,
     SERVICE,
@@ -52,6 +53,7 @@ const KNOWN: [&str; 12] = [
     HEALTH_PATH,
     WEIGHT,
     RECOVERY,
+    HOSTNAME,
 ];
 
 /// What of a label's value an error message repeats, in characters.
@@ -64,6 +66,8 @@ pub struct Wishes {
     pub port: Option<Result<u16, String>>,
     /// `heddle.weight`, 1 unless given.
     pub weight: u16,
+    /// `heddle.hostname`: its name below that of a headless service.
+    pub hostname: Option<Name>,
     /// The service that its labels alone make.
     pub service: Option<LabelService>,
     /// What is wrong with its labels.
@@ -75,6 +79,7 @@ impl Default for Wishes {
         Wishes {
             port: None,
             weight: 1,
+            hostname: None,
             service: None,
             warnings: Vec::new(),
         }
@@ -109,6 +114,14 @@ impl Wishes {
                 _ => wishes.warnings.push(format!(
                     "label {WEIGHT}={}: not a number from 0 to 256, so the weight is 1",
                     shown(value)
+                )),
+            }
+        }
+        if let Some(value) = labels.get(HOSTNAME) {
+            match Name::new(value) {
+                Ok(name) => wishes.hostname = Some(name),
+                Err(error) => wishes.warnings.push(format!(
+                    "label {HOSTNAME}: {error}, so its name in DNS is its address with dashes"
                 )),
             }
         }

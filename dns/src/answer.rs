@@ -1,7 +1,9 @@
 //! What a question gets, in terms of the mesh and not of the wire, so that every way of writing it shares this.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::sync::Arc;
 
+use model::domain::DomainName;
 use model::name::ServiceKey;
 
 /// The labels of the zone's name server, below the zone.
@@ -24,6 +26,8 @@ pub enum Answer {
         /// As for [`Answer::NoName`].
         apex: usize,
     },
+    /// The name stands for another one, which is to be looked up instead.
+    Alias(DomainName),
     /// Records, in a stable order.
     Found {
         /// Owned by the name asked for.
@@ -49,6 +53,8 @@ pub enum Data {
     },
     /// PTR.
     Ptr(Host),
+    /// CNAME.
+    Alias(DomainName),
     /// NS, naming [`Host::NameServer`].
     NameServer,
     /// SOA of the name asked for.
@@ -64,8 +70,8 @@ pub enum Data {
 pub enum Host {
     /// `<service>.<namespace>.svc.<zone>`
     Service(ServiceKey),
-    /// `<dashed address>.<service>.<namespace>.svc.<zone>`
-    Endpoint(ServiceKey, IpAddr),
+    /// `<hostname or dashed address>.<service>.<namespace>.svc.<zone>`
+    Endpoint(ServiceKey, Arc<str>),
     /// `ns.dns.<zone>`
     NameServer,
 }
@@ -82,9 +88,9 @@ impl Host {
         };
         match self {
             Host::Service(key) => service(key),
-            Host::Endpoint(key, address) => {
+            Host::Endpoint(key, label) => {
                 let mut labels = service(key);
-                labels.insert(0, dashed(*address));
+                labels.insert(0, label.to_string());
                 labels
             }
             Host::NameServer => NAME_SERVER.map(str::to_owned).to_vec(),
@@ -95,14 +101,4 @@ impl Host {
 /// The label that stands for an address: every `.` or `:` of its text is a `-`.
 pub fn dashed(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
-}
-
-/// The address that such a label stands for.
-pub(crate) fn undashed(label: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(label).ok()?;
-    let v4 = || text.replace('-', ".").parse::<Ipv4Addr>().map(IpAddr::V4);
-    let v6 = || text.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6);
-    let address = v4().or_else(|_| v6()).ok()?;
-    // An address has one name: `::1` is not also to be found by its long spelling.
-    (dashed(address) == text).then_some(address)
 }

@@ -27,6 +27,8 @@ pub enum Transport {
     Udp,
     /// Messages with a length of two bytes before each (RFC 7766).
     Tcp,
+    /// As TCP, encrypted (RFC 7858).
+    Tls,
 }
 
 impl fmt::Display for Transport {
@@ -34,6 +36,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
         })
     }
 }

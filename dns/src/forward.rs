@@ -1,43 +1,53 @@
 //! The upstreams, which are asked for every name that is not ours.
 //!
-//! An upstream's response is passed on as the bytes that came, so that record types nobody here knows stay whole; only
-//! the id, the question's case and the OPT record, which belong to each hop, are our own.
+//! # Layout
+//! * `cache`: responses, kept as long as they may be, and longer for when no upstream answers
+//! * `group`: the upstreams of a zone, and whom to ask first
+//! * `exchange`: one query to one upstream
+//! * `received`: whether what comes belongs to the query
+//! * `stored`: a response as it is kept and written for each client
 
+mod cache;
 mod exchange;
+mod group;
+mod received;
+mod stored;
 #[cfg(test)]
 mod tests;
-mod wire;
 
+use std::collections::HashMap;
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_proto::op::{MessageType, Metadata, OpCode, Query, ResponseCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use model::domain::DomainName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
-use crate::error::Transport;
-use crate::request::Request;
+pub(crate) use cache::{Cache, Flags, Hit, Key};
+use group::Group;
+pub(crate) use stored::{Asker, Stored};
+
+use crate::metrics::Metrics;
 use crate::resolv_conf;
-use crate::response::{self, MAX_DATAGRAM, Sections};
+use crate::wire;
 
 /// Queries under way at a time; one more gets SERVFAIL at once.
 pub const MAX_IN_FLIGHT: usize = 1_000;
 
-/// How long one upstream may take.
-const TRY: Duration = Duration::from_millis(1_500);
+/// How long a client waits for an upstream before it gets what is past its time (RFC 8767, 5).
+const PATIENCE: Duration = Duration::from_millis(1_800);
 
-/// How long all tries together may take: less than the 5 s after which resolvers ask again.
-const TOTAL: Duration = Duration::from_millis(4_500);
+/// How often the system's name servers, and upstreams that are down, are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
-/// How often each upstream is asked.
-const ROUNDS: usize = 2;
+/// How often upstreams are asked whether they lead back here.
+const TRACE: Duration = Duration::from_secs(60);
 
 /// Where names that are not ours are looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +110,6 @@ pub(crate) fn resolve(
             }
         }
     }
-    if all.is_empty() {
-        warn!("no dns upstream: names outside the mesh get SERVFAIL");
-    }
     all
 }
 
@@ -138,62 +145,94 @@ fn is_local(address: SocketAddr) -> bool {
 }
 
 /// Why no upstream answered.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
     #[error("there is no upstream to ask")]
     NoUpstream,
     #[error("no upstream answered in time")]
     NoAnswer,
-    #[error("the query can't be written")]
-    Query(#[source] hickory_proto::ProtoError),
 }
 
-/// An upstream and whether it answered last time.
-#[derive(Debug)]
-struct Server {
-    address: SocketAddr,
-    down: AtomicBool,
+/// Whom to ask for what, and how much to remember.
+#[derive(Clone, Debug)]
+pub(crate) struct ForwardOptions {
+    pub upstreams: Vec<Upstream>,
+    /// Asked for the names at and below each name, the longest that matches.
+    pub zones: Vec<(DomainName, Vec<Upstream>)>,
+    pub resolv_conf: PathBuf,
+    /// Addresses that lead to ourselves.
+    pub own: Vec<SocketAddr>,
+    /// Bytes.
+    pub cache: usize,
 }
 
-impl Server {
-    /// Says it once when an upstream stops answering, and once when it answers again.
-    fn note(&self, result: Result<(), &io::Error>) {
-        let was_down = self.down.swap(result.is_err(), Ordering::Relaxed);
-        match result {
-            Ok(()) if was_down => info!(upstream = %self.address, "dns upstream answers again"),
-            Err(error) if !was_down => {
-                warn!(upstream = %self.address, %error, "dns upstream does not answer");
-            }
-            _ => {}
-        }
-    }
-}
+type Outcome = Result<Arc<Stored>, ForwardError>;
 
-/// Asks upstreams.
+/// Asks upstreams, and remembers what they said.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    servers: Vec<Server>,
-    /// Index of the upstream that answered last: a dead one costs its time-out once, and not every query.
-    preferred: AtomicUsize,
+    default: Group,
+    /// By the zone's name on the wire, the longest first.
+    zones: Vec<(Vec<u8>, Group)>,
+    resolv_conf: PathBuf,
+    own: Vec<SocketAddr>,
+    cache: Cache,
+    /// Questions that upstreams are asked now: who asks the same waits for the same answer.
+    flights: Mutex<HashMap<Box<[u8]>, watch::Receiver<Option<Outcome>>>>,
     in_flight: Arc<Semaphore>,
+    /// Stands in the names that show whether an upstream leads back here.
+    token: String,
+    refresh: mpsc::Sender<(Box<[u8]>, u16, Flags)>,
+    refreshed: Mutex<Option<mpsc::Receiver<(Box<[u8]>, u16, Flags)>>>,
+    metrics: Metrics,
 }
 
 impl Forwarder {
-    pub(crate) fn new(upstreams: Vec<SocketAddr>) -> Self {
-        let server = |address| Server {
-            address,
-            down: AtomicBool::new(false),
-        };
-        Forwarder {
-            servers: upstreams.into_iter().map(server).collect(),
-            preferred: AtomicUsize::new(0),
+    pub(crate) fn new(options: ForwardOptions, metrics: Metrics) -> Self {
+        /// More refreshes than this wait for nobody: the names are asked for again when their time is over.
+        const REFRESHES: usize = 256;
+        let mut zones: Vec<(Vec<u8>, Group)> = options
+            .zones
+            .into_iter()
+            .map(|(zone, upstreams)| (wire::domain(&zone), Group::new(upstreams)))
+            .collect();
+        zones.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.len()));
+        let (refresh, refreshed) = mpsc::channel(REFRESHES);
+        let forwarder = Forwarder {
+            default: Group::new(options.upstreams),
+            zones,
+            resolv_conf: options.resolv_conf,
+            own: options.own,
+            cache: Cache::new(options.cache),
+            flights: Mutex::default(),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            token: format!("{:032x}", rand::random::<u128>()),
+            refresh,
+            refreshed: Mutex::new(Some(refreshed)),
+            metrics,
+        };
+        forwarder.look_again();
+        if forwarder.default.is_empty() {
+            warn!("no dns upstream: names outside the mesh get SERVFAIL");
         }
+        forwarder
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        let zones = self.zones.iter().map(|(_, group)| group);
+        zones.chain([&self.default])
+    }
+
+    fn look_again(&self) -> bool {
+        let looked = self
+            .groups()
+            .map(|group| group.look_again(&self.resolv_conf, &self.own, &self.metrics));
+        looked.fold(false, |any, changed| any | changed)
     }
 
     /// Whether there is anybody to ask.
     pub(crate) fn available(&self) -> bool {
-        !self.servers.is_empty()
+        !self.default.is_empty() || self.zones.iter().any(|(_, group)| !group.is_empty())
     }
 
     /// Leave to ask once; `None` when too many are asking.
@@ -201,85 +240,207 @@ impl Forwarder {
         self.in_flight.clone().try_acquire_owned().ok()
     }
 
-    /// Asks one upstream after the other until one answers, and makes its response ours: at most `limit` bytes, with TC
-    /// set when something had to be left out.
-    pub(crate) async fn ask(
-        &self,
-        request: &Request,
-        query: &Query,
-        transport: Transport,
-        limit: u16,
-    ) -> Result<(ResponseCode, Vec<u8>), ForwardError> {
-        let first = self.preferred.load(Ordering::Relaxed);
-        let deadline = Instant::now() + TOTAL;
-        let mut poor = None;
-        for step in 0..self.servers.len() * ROUNDS {
-            // Somebody who can't answer was heard; asking the silent ones again would only delay saying so.
-            if step >= self.servers.len() && poor.is_some() {
-                break;
-            }
-            let index = (first + step) % self.servers.len();
-            let server = &self.servers[index];
-            let asked = Asked::new(request, query).map_err(ForwardError::Query)?;
-            let time = TRY.min(deadline.saturating_duration_since(Instant::now()));
-            if time.is_zero() {
-                break;
-            }
-            let exchange = exchange::exchange(server.address, &asked, transport);
-            let result = match timeout(time, exchange).await {
-                Ok(result) => result,
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            };
-            server.note(result.as_ref().map(|_| ()));
-            let Ok(response) = result else { continue };
-            match response.code() {
-                ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp => {
-                    poor.get_or_insert((response, asked));
-                }
-                code => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    return Ok((code, response.into_ours(request, &asked, limit)));
-                }
-            }
+    /// Whether the name is one of those that show an upstream to lead back here, which is noted.
+    pub(crate) fn is_own_trace(&self, name: &[u8]) -> bool {
+        let mut labels = wire::labels(name);
+        let (Some(index), Some(token), None) = (labels.next(), labels.next(), labels.next()) else {
+            return false;
+        };
+        if token != self.token.as_bytes() {
+            return false;
         }
-        match poor {
-            Some((response, asked)) => {
-                Ok((response.code(), response.into_ours(request, &asked, limit)))
+        let index = std::str::from_utf8(index).ok().and_then(|t| t.parse().ok());
+        let all: Vec<_> = self
+            .groups()
+            .flat_map(|group| group.servers().to_vec())
+            .collect();
+        if let Some(server) = index.and_then(|index: usize| all.get(index)) {
+            server.set_looping(true);
+        }
+        true
+    }
+
+    /// What is kept and in its time.
+    pub(crate) fn cached(&self, key: &Key<'_>) -> Option<Hit> {
+        let now = std::time::Instant::now();
+        let hit = self.cache.get(key, now)?;
+        if hit.age.is_none() && !self.cache.failed_lately(key, now) {
+            return None;
+        }
+        if hit.refresh {
+            self.metrics.cache.with_label_values(&["prefetch"]).inc();
+            let refresh = (key.name.into(), key.kind, key.flags);
+            // Too many: another time.
+            let _ = self.refresh.try_send(refresh);
+        }
+        Some(hit)
+    }
+
+    /// What upstreams say; the age as for [`Hit`].
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        key: &Key<'_>,
+    ) -> Result<(Arc<Stored>, Option<u32>), ForwardError> {
+        self.metrics.cache.with_label_values(&["miss"]).inc();
+        let kept = self.cache.get(key, std::time::Instant::now());
+        let asked = self.fly(key);
+        let outcome = match &kept {
+            Some(_) => timeout(PATIENCE, asked)
+                .await
+                .unwrap_or(Err(ForwardError::NoAnswer)),
+            None => asked.await,
+        };
+        match (outcome, kept) {
+            (Ok(stored), _) => Ok((stored, Some(0))),
+            (Err(_), Some(kept)) => {
+                self.metrics.cache.with_label_values(&["stale"]).inc();
+                Ok((kept.stored, kept.age))
             }
-            None if self.servers.is_empty() => Err(ForwardError::NoUpstream),
-            None => Err(ForwardError::NoAnswer),
+            (Err(error), None) => Err(error),
         }
     }
-}
 
-/// A query of our own, with an id that nobody can guess.
-#[derive(Debug)]
-struct Asked {
-    id: u16,
-    bytes: Vec<u8>,
-    /// Length of the question, which stands behind the header.
-    question: usize,
-}
-
-impl Asked {
-    /// Options of the client's OPT record are not passed on: they are meant for us (RFC 6891, 6.1.1).
-    fn new(request: &Request, query: &Query) -> Result<Self, hickory_proto::ProtoError> {
-        let id = rand::random();
-        let mut metadata = Metadata::new(id, MessageType::Query, OpCode::Query);
-        metadata.recursion_desired = request.metadata.recursion_desired;
-        metadata.checking_disabled = request.metadata.checking_disabled;
-        metadata.authentic_data = request.metadata.authentic_data;
-        let edns = request.edns.map(|edns| response::opt(edns.dnssec_ok));
-        let opt = edns.as_ref().map_or(0, |_| response::OPT_BYTES);
-        let bytes = response::encode(&metadata, Some(query), Sections::EMPTY, edns, MAX_DATAGRAM)?;
-        Ok(Asked {
-            id,
-            question: bytes.len() - wire::HEADER - usize::from(opt),
-            bytes,
+    /// Asks, or waits for who is asking.
+    async fn fly(self: &Arc<Self>, key: &Key<'_>) -> Outcome {
+        let owned = key.to_bytes();
+        let mut landed = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            match flights.get(&owned) {
+                Some(landed) => landed.clone(),
+                None => {
+                    let (land, landed) = watch::channel(None);
+                    flights.insert(owned.clone(), landed.clone());
+                    self.take_off(key, owned, land);
+                    landed
+                }
+            }
+        };
+        let outcome = landed.wait_for(Option::is_some).await;
+        // A flight that broke off has no outcome.
+        outcome.map_or(Err(ForwardError::NoAnswer), |outcome| {
+            outcome.clone().unwrap_or(Err(ForwardError::NoAnswer))
         })
     }
 
-    fn question(&self) -> &[u8] {
-        &self.bytes[wire::HEADER..wire::HEADER + self.question]
+    /// In a task of its own, so that an answer which comes too late for a client is there for the next one.
+    fn take_off(
+        self: &Arc<Self>,
+        key: &Key<'_>,
+        owned: Box<[u8]>,
+        land: watch::Sender<Option<Outcome>>,
+    ) {
+        let forwarder = self.clone();
+        let (name, kind, flags): (Box<[u8]>, _, _) = (key.name.into(), key.kind, key.flags);
+        tokio::spawn(async move {
+            let key = Key {
+                name: &name,
+                kind,
+                flags,
+            };
+            // Ends the flight even if asking panics.
+            let _ended = Ended(&forwarder, owned);
+            let outcome = forwarder.group_of(&name).ask(&key).await;
+            let now = std::time::Instant::now();
+            let outcome = match outcome {
+                Ok(stored) => {
+                    let stored = Arc::new(stored);
+                    if stored.life().is_some() {
+                        forwarder.cache.put(&key, &stored, now);
+                    } else if stored.code() == hickory_proto::op::ResponseCode::ServFail {
+                        forwarder.cache.failed(&key, now);
+                    }
+                    Ok(stored)
+                }
+                Err(error) => {
+                    debug!(%error, "dns query not answered by any upstream");
+                    forwarder.cache.failed(&key, now);
+                    Err(error)
+                }
+            };
+            land.send_replace(Some(outcome));
+        });
+    }
+
+    fn group_of(&self, name: &[u8]) -> &Group {
+        let zone = |(zone, _): &&(Vec<u8>, Group)| wire::below(name, zone).is_some();
+        self.zones
+            .iter()
+            .find(zone)
+            .map_or(&self.default, |(_, group)| group)
+    }
+
+    /// Follows the system's name servers, looks after upstreams that are down or lead back here, and refreshes what is
+    /// asked for often; until shutdown.
+    pub(crate) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
+        let refreshed = &self.refreshed;
+        let refreshed = refreshed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut refreshed) = refreshed else {
+            return;
+        };
+        let refresh = async {
+            while let Some((name, kind, flags)) = refreshed.recv().await {
+                let Some(permit) = self.permit() else {
+                    continue;
+                };
+                let forwarder = self.clone();
+                tokio::spawn(async move {
+                    let key = Key {
+                        name: &name,
+                        kind,
+                        flags,
+                    };
+                    let _ = forwarder.fly(&key).await;
+                    drop(permit);
+                });
+            }
+        };
+        let look = async {
+            let mut traced = None;
+            loop {
+                let changed = self.look_again();
+                let due = traced.is_none_or(|at: Instant| at.elapsed() >= TRACE);
+                if changed || due {
+                    traced = Some(Instant::now());
+                    self.trace().await;
+                }
+                for group in self.groups() {
+                    for server in group.down() {
+                        server.probe().await;
+                    }
+                }
+                sleep(LOOK).await;
+            }
+        };
+        let both = async { tokio::join!(refresh, look) };
+        shutdown.run_until_cancelled(both).await;
+    }
+
+    async fn trace(&self) {
+        let all: Vec<_> = self
+            .groups()
+            .flat_map(|group| group.servers().to_vec())
+            .collect();
+        for (index, server) in all.iter().enumerate() {
+            let mut name = Vec::new();
+            let index = index.to_string();
+            wire::push_labels(&mut name, [index.as_bytes(), self.token.as_bytes()]);
+            name.push(0);
+            server.set_looping(false);
+            server.trace(&name).await;
+        }
+    }
+}
+
+/// Removes a flight.
+struct Ended<'f>(&'f Forwarder, Box<[u8]>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let flights = &self.0.flights;
+        let mut flights = flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.remove(&self.1);
     }
 }

@@ -3,13 +3,20 @@
 //! # Layout
 //! The way of a query, in call order:
 //! * [`server`]: sockets; every listener is bound before any serves, and replies leave from the address that was asked
+//! * `workers`: threads that answer datagrams, each with a socket of its own
 //! * `udp`: datagrams with the local address they were sent to (`IP_PKTINFO`), which a wildcard listener needs
+//! * `tcp`: connections
+//! * `core`: bytes in, bytes out: the fast path where it can, the handler where it can't
+//! * `fast`, `table`: ordinary queries about our zone, answered with bytes that were made when the snapshot changed
+//! * `follow`: the thread that makes them
 //! * `request`: a packet becomes a request, a refusal, or silence
 //! * `handler`: which of our zone, the upstreams or a refusal answers whom
 //! * [`zone`], [`reverse`]: pure: snapshot, name and type make an [`Answer`]; Kubernetes DNS specification 1.1.0
 //! * [`answer`]: what that is, in terms of the mesh
 //! * `response`: an answer becomes a message that keeps to the client's size
-//! * [`forward`], `resolv_conf`: the upstreams
+//! * `edns`: the OPT record of our responses, with cookies
+//! * `access`: whose questions about other zones are forwarded
+//! * [`forward`], `resolv_conf`: the upstreams, and what is kept of their answers
 //! * [`metrics`]: what is counted
 //!
 //! Messages are read and written with `hickory-proto`. The listeners are our own and not `hickory-server`'s, because
@@ -17,8 +24,13 @@
 //! that packet is itself a response, starts a task per datagram and takes TCP connections without a bound, and can't
 //! tell which local address was asked.
 
+mod access;
 pub mod answer;
+mod core;
+mod edns;
 pub mod error;
+mod fast;
+mod follow;
 pub mod forward;
 mod handler;
 pub mod metrics;
@@ -27,13 +39,18 @@ mod resolv_conf;
 mod response;
 pub mod reverse;
 pub mod server;
+mod table;
+mod tcp;
 #[cfg(test)]
 mod testing;
 mod udp;
+mod wire;
+mod workers;
 pub mod zone;
 
 pub use answer::{Answer, Data, Host};
 pub use error::DnsError;
+pub use follow::Follower;
 pub use forward::Upstream;
 pub use metrics::Metrics;
 pub use server::{Options, Server};

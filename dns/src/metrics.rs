@@ -1,39 +1,184 @@
 //! What the DNS server counts.
+//!
+//! Each thread that answers has counters of its own, which only the scrape adds up: a counter that threads share would
+//! cost each of them a cache miss per query.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
-/// From an answer out of the snapshot to an upstream's time-out, in seconds.
-const BUCKETS: [f64; 12] = [
-    0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+/// From an answer out of the snapshot to an upstream's time-out, in microseconds.
+const BUCKETS: [u64; 14] = [
+    10, 25, 50, 100, 250, 1_000, 5_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000,
 ];
+
+/// Types with a label of their own, so that a client can't make series.
+const TYPES: [(u16, &str); 16] = [
+    (1, "A"),
+    (28, "AAAA"),
+    (33, "SRV"),
+    (12, "PTR"),
+    (5, "CNAME"),
+    (65, "HTTPS"),
+    (16, "TXT"),
+    (6, "SOA"),
+    (2, "NS"),
+    (15, "MX"),
+    (255, "ANY"),
+    (43, "DS"),
+    (48, "DNSKEY"),
+    (64, "SVCB"),
+    (35, "NAPTR"),
+    (252, "AXFR"),
+];
+
+/// As `dig` prints them.
+const CODES: [(ResponseCode, &str); 7] = [
+    (ResponseCode::NoError, "NOERROR"),
+    (ResponseCode::NXDomain, "NXDOMAIN"),
+    (ResponseCode::ServFail, "SERVFAIL"),
+    (ResponseCode::Refused, "REFUSED"),
+    (ResponseCode::FormErr, "FORMERR"),
+    (ResponseCode::NotImp, "NOTIMP"),
+    (ResponseCode::BADVERS, "BADVERS"),
+];
+
+const OTHER: &str = "other";
+
+/// Counters of one thread, or of several that count seldom.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    /// By type, then code; the last of each is for all others.
+    queries: [[AtomicU64; CODES.len() + 1]; TYPES.len() + 1],
+    /// By bucket; the last is for what took longer.
+    durations: [AtomicU64; BUCKETS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let zero = |_| AtomicU64::new(0);
+        Counts {
+            queries: std::array::from_fn(|_| std::array::from_fn(zero)),
+            durations: std::array::from_fn(zero),
+            nanoseconds: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Counts {
+    /// Counts a query of a type, or of one that can't be told.
+    pub(crate) fn answered(&self, kind: Option<u16>, code: ResponseCode) {
+        let kind = kind.and_then(|kind| TYPES.iter().position(|(known, _)| *known == kind));
+        let code = CODES.iter().position(|(known, _)| *known == code);
+        let kind = kind.unwrap_or(TYPES.len());
+        let code = code.unwrap_or(CODES.len());
+        self.queries[kind][code].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that `count` queries took so long each.
+    pub(crate) fn took(&self, count: u64, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS.partition_point(|bound| *bound < micros);
+        self.durations[bucket].fetch_add(count, Ordering::Relaxed);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = nanos.saturating_mul(count);
+        self.nanoseconds.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
 
 /// The families of this crate. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    queries: IntCounterVec,
-    duration: Histogram,
+    counts: Arc<Mutex<Vec<Arc<Counts>>>>,
+    /// Of the threads that count seldom.
+    shared: Arc<Counts>,
+    descriptions: Vec<Desc>,
+    /// Questions about other zones, by how they were answered.
+    pub(crate) cache: IntCounterVec,
+    hits: IntCounter,
+    stale: IntCounter,
+    /// Queries to upstreams, by upstream and what came of them.
+    pub(crate) upstream_queries: IntCounterVec,
+    /// Whether an upstream answers.
+    pub(crate) upstream_up: IntGaugeVec,
 }
+
+const QUERIES: (&str, &str) = (
+    "heddle_dns_queries_total",
+    "DNS queries answered, by the type asked for and the code of the answer",
+);
+const DURATION: (&str, &str) = (
+    "heddle_dns_query_duration_seconds",
+    "Time from reading a DNS query to having sent its answer, forwarding included",
+);
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let queries = Opts::new(
-            "heddle_dns_queries_total",
-            "DNS queries answered, by the type asked for and the code of the answer",
+        let describe = |(name, help): (&str, &str), labels: &[&str]| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(name.to_owned(), help.to_owned(), labels, Default::default())
+                .expect("the names and labels are valid")
+        };
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels)
+                .expect("the names and labels are valid")
+        };
+        let shared = Arc::new(Counts::default());
+        let cache = counter(
+            "heddle_dns_cache_total",
+            "DNS questions about other zones: hit, miss, stale (an upstream was late or failed), prefetch",
+            &["result"],
         );
-        let duration = HistogramOpts::new(
-            "heddle_dns_query_duration_seconds",
-            "Time from reading a DNS query to having its answer, forwarding included",
-        )
-        .buckets(BUCKETS.to_vec());
         Metrics {
-            queries: IntCounterVec::new(queries, &["type", "rcode"])
-                .expect("the name and labels are valid"),
-            duration: Histogram::with_opts(duration).expect("the name and buckets are valid"),
+            counts: Arc::new(Mutex::new(vec![shared.clone()])),
+            shared,
+            descriptions: vec![
+                describe(QUERIES, &["type", "rcode"]),
+                describe(DURATION, &[]),
+            ],
+            hits: cache.with_label_values(&["hit"]),
+            stale: cache.with_label_values(&["stale"]),
+            cache,
+            upstream_queries: counter(
+                "heddle_dns_upstream_queries_total",
+                "DNS queries to upstreams, by what came of them",
+                &["upstream", "result"],
+            ),
+            upstream_up: IntGaugeVec::new(
+                Opts::new(
+                    "heddle_dns_upstream_up",
+                    "Whether a DNS upstream answers: 1 or 0",
+                ),
+                &["upstream"],
+            )
+            .expect("the names and labels are valid"),
         }
+    }
+
+    /// Counts an answer out of the cache.
+    pub(crate) fn hit(&self, stale: bool) {
+        let counter = if stale { &self.stale } else { &self.hits };
+        counter.inc();
+    }
+
+    /// Counters for one thread.
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        let counts = Arc::new(Counts::default());
+        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(counts.clone());
+        counts
+    }
+
+    /// Counters for whoever counts seldom.
+    pub(crate) fn shared(&self) -> &Counts {
+        &self.shared
     }
 
     /// Hands the families to a registry.
@@ -41,56 +186,91 @@ impl Metrics {
     /// # Errors
     /// [`prometheus::Error::AlreadyReg`] when another server's were handed to it before.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        registry.register(Box::new(self.queries.clone()))?;
-        registry.register(Box::new(self.duration.clone()))
+        registry.register(Box::new(self.clone()))
     }
 
     /// How many queries of a type got a code; both as in the labels.
     #[cfg(test)]
     pub(crate) fn queries(&self, kind: &str, code: &str) -> u64 {
-        self.queries.with_label_values(&[kind, code]).get()
-    }
-
-    pub(crate) fn answered(&self, kind: Option<RecordType>, code: ResponseCode, took: Duration) {
-        self.queries
-            .with_label_values(&[type_label(kind), code_label(code)])
-            .inc();
-        self.duration.observe(took.as_secs_f64());
-    }
-}
-
-/// One of a known list, so that a client can't make series.
-fn type_label(kind: Option<RecordType>) -> &'static str {
-    match kind {
-        Some(RecordType::A) => "A",
-        Some(RecordType::AAAA) => "AAAA",
-        Some(RecordType::ANY) => "ANY",
-        Some(RecordType::CNAME) => "CNAME",
-        Some(RecordType::DNSKEY) => "DNSKEY",
-        Some(RecordType::DS) => "DS",
-        Some(RecordType::HTTPS) => "HTTPS",
-        Some(RecordType::MX) => "MX",
-        Some(RecordType::NAPTR) => "NAPTR",
-        Some(RecordType::NS) => "NS",
-        Some(RecordType::PTR) => "PTR",
-        Some(RecordType::SOA) => "SOA",
-        Some(RecordType::SRV) => "SRV",
-        Some(RecordType::SVCB) => "SVCB",
-        Some(RecordType::TXT) => "TXT",
-        _ => "other",
+        let families = self.collect();
+        let metrics = families[0].get_metric().iter();
+        let has = |metric: &&prometheus::proto::Metric| {
+            let labels: Vec<&str> = metric.get_label().iter().map(|l| l.value()).collect();
+            labels == [code, kind]
+        };
+        metrics
+            .filter(has)
+            .map(|metric| metric.get_counter().get_value() as u64)
+            .sum()
     }
 }
 
-/// As `dig` prints them.
-fn code_label(code: ResponseCode) -> &'static str {
-    match code {
-        ResponseCode::NoError => "NOERROR",
-        ResponseCode::FormErr => "FORMERR",
-        ResponseCode::ServFail => "SERVFAIL",
-        ResponseCode::NXDomain => "NXDOMAIN",
-        ResponseCode::NotImp => "NOTIMP",
-        ResponseCode::Refused => "REFUSED",
-        ResponseCode::BADVERS => "BADVERS",
-        _ => "other",
+impl Collector for Metrics {
+    fn desc(&self) -> Vec<&Desc> {
+        let mut all: Vec<&Desc> = self.descriptions.iter().collect();
+        all.extend(self.cache.desc());
+        all.extend(self.upstream_queries.desc());
+        all.extend(self.upstream_up.desc());
+        all
     }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = counts.clone();
+        let sum = |pick: &dyn Fn(&Counts) -> &AtomicU64| -> u64 {
+            counts.iter().map(|c| pick(c).load(Ordering::Relaxed)).sum()
+        };
+        let mut families = vec![queries(&sum), durations(&sum)];
+        families.extend(self.cache.collect());
+        families.extend(self.upstream_queries.collect());
+        families.extend(self.upstream_up.collect());
+        families
+    }
+}
+
+type Sum<'a> = dyn Fn(&dyn Fn(&Counts) -> &AtomicU64) -> u64 + 'a;
+
+fn queries(sum: &Sum<'_>) -> MetricFamily {
+    let opts = Opts::new(QUERIES.0, QUERIES.1);
+    let all = IntCounterVec::new(opts, &["type", "rcode"]).expect("the names and labels are valid");
+    let kinds = TYPES.iter().map(|(_, label)| *label).chain([OTHER]);
+    for (kind_index, kind) in kinds.enumerate() {
+        let codes = CODES.iter().map(|(_, label)| *label).chain([OTHER]);
+        for (code_index, code) in codes.enumerate() {
+            let count = sum(&|counts| &counts.queries[kind_index][code_index]);
+            if count > 0 {
+                all.with_label_values(&[kind, code]).inc_by(count);
+            }
+        }
+    }
+    let mut families = all.collect();
+    families.swap_remove(0)
+}
+
+fn durations(sum: &Sum<'_>) -> MetricFamily {
+    use prometheus::proto;
+    const MICROS: f64 = 1e6;
+    const NANOS: f64 = 1e9;
+    let mut histogram = proto::Histogram::default();
+    let mut buckets = Vec::with_capacity(BUCKETS.len());
+    let mut count = 0;
+    for (index, bound) in BUCKETS.iter().enumerate() {
+        count += sum(&|counts| &counts.durations[index]);
+        let mut bucket = proto::Bucket::default();
+        bucket.set_cumulative_count(count);
+        bucket.set_upper_bound(*bound as f64 / MICROS);
+        buckets.push(bucket);
+    }
+    count += sum(&|counts| &counts.durations[BUCKETS.len()]);
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(count);
+    histogram.set_sample_sum(sum(&|counts| &counts.nanoseconds) as f64 / NANOS);
+    let mut metric = proto::Metric::default();
+    metric.set_histogram(histogram);
+    let mut family = MetricFamily::default();
+    family.set_name(DURATION.0.to_owned());
+    family.set_help(DURATION.1.to_owned());
+    family.set_field_type(proto::MetricType::HISTOGRAM);
+    family.set_metric(vec![metric]);
+    family
 }

@@ -1,6 +1,9 @@
 //! From a packet to a request: what can't be one is refused, or not answered at all.
 
-use hickory_proto::op::{Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_proto::op::{
+    Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
+};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
@@ -16,12 +19,37 @@ pub(crate) struct Request {
 }
 
 /// What matters of a client's OPT record (RFC 6891).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClientEdns {
     /// The largest datagram that the client takes, in bytes.
     pub size: u16,
     /// Copied into the response (RFC 3225, 3).
     pub dnssec_ok: bool,
+    /// Asks who answers (RFC 5001).
+    pub nsid: bool,
+    /// The client's cookie, and perhaps one of ours after it (RFC 7873).
+    pub cookie: Option<Vec<u8>>,
+}
+
+impl ClientEdns {
+    fn new(edns: &Edns) -> Self {
+        let cookie = match edns.option(EdnsCode::Cookie) {
+            Some(EdnsOption::Unknown(_, data)) => Some(data.clone()),
+            _ => None,
+        };
+        ClientEdns {
+            size: edns.max_payload(),
+            dnssec_ok: edns.flags().dnssec_ok,
+            nsid: edns.option(EdnsCode::NSID).is_some(),
+            cookie,
+        }
+    }
+
+    /// RFC 7873, 5.2.2.
+    fn has_bad_cookie(&self) -> bool {
+        let length = self.cookie.as_ref().map(Vec::len);
+        length.is_some_and(|length| !matches!(length, 8 | 16..=40))
+    }
 }
 
 /// What a packet turned out to be.
@@ -31,7 +59,7 @@ pub(crate) enum Packet {
     Silence,
     /// Answered with a code alone.
     Refusal(Request, ResponseCode),
-    /// A question of class IN for records that can be asked for.
+    /// A question of class IN for records that can be asked for, or of class CH for TXT records.
     Request(Request),
 }
 
@@ -78,12 +106,20 @@ impl Packet {
         let Ok(edns) = edns else {
             return Packet::Refusal(request, ResponseCode::FormErr);
         };
-        request.edns = edns.as_ref().map(|edns| ClientEdns {
-            size: edns.max_payload(),
-            dnssec_ok: edns.flags().dnssec_ok,
-        });
+        request.edns = edns.as_ref().map(ClientEdns::new);
         if edns.is_some_and(|edns| edns.version() > 0) {
             return Packet::Refusal(request, ResponseCode::BADVERS);
+        }
+        if request
+            .edns
+            .as_ref()
+            .is_some_and(ClientEdns::has_bad_cookie)
+        {
+            request.edns = request.edns.map(|edns| ClientEdns {
+                cookie: None,
+                ..edns
+            });
+            return Packet::Refusal(request, ResponseCode::FormErr);
         }
         match refused(&request) {
             Some(code) => Packet::Refusal(request, code),
@@ -98,8 +134,11 @@ fn refused(request: &Request) -> Option<ResponseCode> {
     const MAILB: u16 = 253;
     const MAILA: u16 = 254;
     let query = request.query.as_ref()?;
-    if query.query_class != DNSClass::IN {
-        return Some(ResponseCode::Refused);
+    match query.query_class {
+        DNSClass::IN => {}
+        // The handler knows whether we say anything of ourselves.
+        DNSClass::CH if query.query_type == RecordType::TXT => return None,
+        _ => return Some(ResponseCode::Refused),
     }
     match query.query_type {
         RecordType::AXFR | RecordType::IXFR => Some(ResponseCode::Refused),

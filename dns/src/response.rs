@@ -3,14 +3,17 @@
 use std::net::IpAddr;
 
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT};
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::op::{Header, HeaderCounts, Message, Metadata, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::{DNSClass, Name, RData, Record};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
+use model::domain::DomainName;
+
 use crate::answer::{Answer, Data, Host};
+use crate::edns::Opt;
 use crate::error::Transport;
-use crate::request::{ClientEdns, Request};
+use crate::request::Request;
 use crate::zone::{SPECIFICATION, TTL};
 
 /// The largest datagram that we send and take: it fits the smallest IPv6 MTU, so it is never fragmented.
@@ -19,15 +22,12 @@ pub(crate) const MAX_DATAGRAM: u16 = 1232;
 /// What a client without EDNS takes (RFC 1035, 4.2.1).
 const PLAIN_DATAGRAM: u16 = 512;
 
-/// An OPT record without options (RFC 6891, 6.1.2).
-pub(crate) const OPT_BYTES: u16 = 11;
-
 /// The most bytes that a response may have.
-pub(crate) fn limit(transport: Transport, edns: Option<ClientEdns>) -> u16 {
-    match (transport, edns) {
-        (Transport::Tcp, _) => u16::MAX,
+pub(crate) fn limit(transport: Transport, edns_size: Option<u16>) -> u16 {
+    match (transport, edns_size) {
+        (Transport::Tcp | Transport::Tls, _) => u16::MAX,
         (Transport::Udp, None) => PLAIN_DATAGRAM,
-        (Transport::Udp, Some(edns)) => edns.size.clamp(PLAIN_DATAGRAM, MAX_DATAGRAM),
+        (Transport::Udp, Some(size)) => size.clamp(PLAIN_DATAGRAM, MAX_DATAGRAM),
     }
 }
 
@@ -39,6 +39,10 @@ pub(crate) struct Frame<'a> {
     pub recursion: bool,
     /// The most bytes.
     pub limit: u16,
+    /// Of several addresses only one is given.
+    pub single: bool,
+    /// For a request that has one.
+    pub opt: Option<Opt<'a>>,
 }
 
 impl Frame<'_> {
@@ -55,25 +59,33 @@ impl Frame<'_> {
         self.encode(&self.metadata(code, false), [], [], [])
     }
 
-    /// An authoritative response. `turn` says where the records begin, so that clients which take the first spread out.
+    /// An authoritative response. The name asked for stands for the last of `aliases`, by way of those before, and `answer`
+    /// is what that has; of a name that is not ours only the aliases are given. `turn` says where the records begin, so that clients which take the first spread out.
     pub(crate) fn answer(
         &self,
         query: &Query,
+        aliases: &[DomainName],
         answer: &Answer,
         names: &Names,
         turn: usize,
     ) -> (ResponseCode, Vec<u8>) {
         let code = match answer {
-            Answer::Foreign | Answer::Unknown => ResponseCode::ServFail,
+            Answer::Foreign if !aliases.is_empty() => ResponseCode::NoError,
+            Answer::Foreign | Answer::Unknown | Answer::Alias(_) => ResponseCode::ServFail,
             Answer::NoName { .. } => ResponseCode::NXDomain,
             Answer::NoData { .. } | Answer::Found { .. } => ResponseCode::NoError,
         };
+        let Some((chain, owner)) = chain(query, aliases) else {
+            let code = ResponseCode::ServFail;
+            return (code, self.code(code));
+        };
         let metadata = self.metadata(code, true);
         let bytes = match answer {
-            Answer::Foreign | Answer::Unknown => self.code(code),
+            Answer::Foreign if !aliases.is_empty() => self.encode(&metadata, chain, [], []),
+            Answer::Foreign | Answer::Unknown | Answer::Alias(_) => self.code(code),
             Answer::NoName { apex } | Answer::NoData { apex } => {
-                let soa = names.authority(query.name.trim_to(*apex));
-                self.encode(&metadata, [], soa, [])
+                let soa = names.authority(owner.trim_to(*apex));
+                self.encode(&metadata, chain, soa, [])
             }
             Answer::Found {
                 answers,
@@ -82,14 +94,46 @@ impl Frame<'_> {
                 let turn = turn.checked_rem(answers.len()).unwrap_or(0);
                 let (head, tail) = answers.split_at(turn);
                 let answers = tail.iter().chain(head);
-                let answers = answers.filter_map(|data| names.record(query.name.clone(), data));
+                let address = |data: &Data| matches!(data, Data::Address(_));
+                let one = self.single && answers.clone().all(address);
+                let answers = answers.take(if one { 1 } else { usize::MAX });
+                let answers = answers.filter_map(|data| names.record(owner.clone(), data));
                 let additionals = additionals.iter().filter_map(|(host, address)| {
                     names.record(names.host(host)?, &Data::Address(*address))
                 });
-                self.encode(&metadata, answers, [], additionals)
+                self.encode(&metadata, chain.into_iter().chain(answers), [], additionals)
             }
         };
         (code, bytes)
+    }
+
+    /// As [`Frame::answer`], where an upstream knows what the last alias has.
+    pub(crate) fn answer_of_upstream(
+        &self,
+        query: &Query,
+        aliases: &[DomainName],
+        upstream: Message,
+    ) -> (ResponseCode, Vec<u8>) {
+        let code = upstream.metadata.response_code;
+        let Some((chain, _)) = chain(query, aliases) else {
+            let code = ResponseCode::ServFail;
+            return (code, self.code(code));
+        };
+        let metadata = self.metadata(code, true);
+        let answers = chain.into_iter().chain(upstream.answers);
+        (
+            code,
+            self.encode(&metadata, answers, upstream.authorities, []),
+        )
+    }
+
+    /// The answer to a question about the server itself.
+    pub(crate) fn chaos(&self, query: &Query, text: String) -> Vec<u8> {
+        let data = RData::TXT(TXT::new(vec![text]));
+        let mut record = Record::from_rdata(query.name.clone(), 0, data);
+        record.dns_class = DNSClass::CH;
+        let metadata = self.metadata(ResponseCode::NoError, true);
+        self.encode(&metadata, [record], [], [])
     }
 
     fn encode(
@@ -99,24 +143,33 @@ impl Frame<'_> {
         authorities: impl IntoIterator<Item = Record>,
         additionals: impl IntoIterator<Item = Record>,
     ) -> Vec<u8> {
-        let edns = self.request.edns.map(|edns| opt(edns.dnssec_ok));
         let query = self.request.query.as_ref();
         let sections = Sections {
             answers,
             authorities,
             additionals,
         };
-        encode(metadata, query, sections, edns, self.limit)
+        encode(metadata, query, sections, self.opt, self.limit)
             .unwrap_or_else(|_| header_only(metadata.id))
     }
 }
 
-/// Our own OPT record.
-pub(crate) fn opt(dnssec_ok: bool) -> Edns {
-    let mut edns = Edns::new();
-    edns.set_max_payload(MAX_DATAGRAM);
-    edns.set_dnssec_ok(dnssec_ok);
-    edns
+/// The CNAME records from the name asked for to the last of `aliases`, and that name.
+fn chain(query: &Query, aliases: &[DomainName]) -> Option<(Vec<Record>, Name)> {
+    let mut owner = query.name.clone();
+    let mut records = Vec::with_capacity(aliases.len());
+    for alias in aliases {
+        let target = absolute(alias)?;
+        let data = RData::CNAME(CNAME(target.clone()));
+        records.push(Record::from_rdata(owner, TTL, data));
+        owner = target;
+    }
+    Some((records, owner))
+}
+
+/// A name as messages have it.
+pub(crate) fn absolute(name: &DomainName) -> Option<Name> {
+    Name::from_labels(name.as_str().split('.').map(str::as_bytes)).ok()
 }
 
 /// The records of a message, made only as long as there is room.
@@ -126,22 +179,13 @@ pub(crate) struct Sections<A, N, D> {
     pub additionals: D,
 }
 
-impl Sections<[Record; 0], [Record; 0], [Record; 0]> {
-    /// None at all.
-    pub(crate) const EMPTY: Self = Sections {
-        answers: [],
-        authorities: [],
-        additionals: [],
-    };
-}
-
 /// Writes a message of at most `limit` bytes, which are 512 or more. TC is set when anything was left out, and the OPT
 /// record never is.
 pub(crate) fn encode<A, N, D>(
     metadata: &Metadata,
     query: Option<&Query>,
     sections: Sections<A, N, D>,
-    edns: Option<Edns>,
+    opt: Option<Opt<'_>>,
     limit: u16,
 ) -> Result<Vec<u8>, ProtoError>
 where
@@ -151,7 +195,8 @@ where
 {
     let mut bytes = Vec::with_capacity(512);
     let mut encoder = BinEncoder::new(&mut bytes);
-    encoder.set_max_size(limit - if edns.is_some() { OPT_BYTES } else { 0 });
+    let reserved = opt.map_or(0, |opt| opt.length());
+    encoder.set_max_size(limit.saturating_sub(u16::try_from(reserved).unwrap_or(u16::MAX)));
     let place = encoder.place::<Header>()?;
     if let Some(query) = query {
         query.emit(&mut encoder)?;
@@ -164,13 +209,10 @@ where
         authorities: emit(&mut encoder, sections.authorities, full),
         additionals: emit(&mut encoder, sections.additionals, full),
     };
-    if let Some(mut edns) = edns {
-        encoder.set_max_size(limit);
-        edns.set_rcode_high(metadata.response_code.high());
-        edns.emit(&mut encoder)?;
-        counts.additionals += 1;
-    }
+    counts.additionals += u16::from(opt.is_some());
+    let code = metadata.response_code.high();
     encoder.emit_at(place, Header { metadata, counts })?;
+    bytes.extend(opt.map(|opt| opt.to_vec(code)).unwrap_or_default());
     Ok(bytes)
 }
 
@@ -211,16 +253,27 @@ fn header_only(id: u16) -> Vec<u8> {
 /// The names that records of the mesh's zone mention.
 pub(crate) struct Names {
     zone: Name,
-    serial: u32,
+    numbers: [u32; 5],
+}
+
+/// The numbers of an SOA record: serial, refresh, retry, expire, minimum.
+pub(crate) fn soa_numbers(revision: i64) -> [u32; 5] {
+    const REFRESH: u32 = 7200;
+    const RETRY: u32 = 1800;
+    const EXPIRE: u32 = 86_400;
+    // Serials are compared modulo 2^32 (RFC 1982), so the low half of the revision is what goes out.
+    let serial = (revision & i64::from(u32::MAX)).try_into().unwrap_or(0);
+    [serial, REFRESH, RETRY, EXPIRE, TTL]
 }
 
 impl Names {
     /// `None` when the zone is no domain name, or one too long for names below it.
     pub(crate) fn new(zone: &str, revision: i64) -> Option<Self> {
         let zone = Name::from_labels(zone.split('.').map(str::as_bytes)).ok()?;
-        // Serials are compared modulo 2^32 (RFC 1982), so the low half of the revision is what goes out.
-        let serial = (revision & i64::from(u32::MAX)).try_into().unwrap_or(0);
-        let names = Names { zone, serial };
+        let names = Names {
+            zone,
+            numbers: soa_numbers(revision),
+        };
         names.host(&Host::NameServer)?;
         Some(names)
     }
@@ -249,6 +302,7 @@ impl Names {
                 target,
             } => RData::SRV(SRV::new(0, *weight, *port, self.host(target)?)),
             Data::Ptr(host) => RData::PTR(PTR(self.host(host)?)),
+            Data::Alias(target) => RData::CNAME(CNAME(absolute(target)?)),
             Data::NameServer => RData::NS(NS(self.host(&Host::NameServer)?)),
             Data::Authority => RData::SOA(self.soa()?),
             Data::Version => RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()])),
@@ -258,19 +312,12 @@ impl Names {
     }
 
     fn soa(&self) -> Option<SOA> {
-        const REFRESH: i32 = 7200;
-        const RETRY: i32 = 1800;
-        const EXPIRE: i32 = 86_400;
+        let [serial, times @ .., minimum] = self.numbers;
+        let [refresh, retry, expire] = times.map(|time| i32::try_from(time).unwrap_or(i32::MAX));
         let server = self.host(&Host::NameServer)?;
         let person = self.below(&["hostmaster".to_owned()])?;
         Some(SOA::new(
-            server,
-            person,
-            self.serial,
-            REFRESH,
-            RETRY,
-            EXPIRE,
-            TTL,
+            server, person, serial, refresh, retry, expire, minimum,
         ))
     }
 }

@@ -8,7 +8,8 @@ use model::name::ServiceKey;
 use model::net::IpNet;
 use model::snapshot::{ServiceView, Snapshot};
 
-use crate::zone::endpoint_addresses;
+use crate::wire;
+use crate::zone::{Place, places};
 
 /// A name under `in-addr.arpa` (RFC 1035, 3.5) or `ip6.arpa` (RFC 3596, 2.5): an address, or the beginning of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,39 @@ fn nibble(label: &[u8]) -> Option<u8> {
     }
 }
 
+/// The reverse name of an address, on the wire.
+pub(crate) fn name(address: IpAddr) -> Vec<u8> {
+    let mut name = Vec::with_capacity(80);
+    match address {
+        IpAddr::V4(v4) => {
+            let labels = v4.octets().map(|octet| octet.to_string());
+            wire::push_labels(&mut name, labels.iter().rev().map(|label| label.as_bytes()));
+            wire::push_labels(&mut name, [&b"in-addr"[..], b"arpa"]);
+        }
+        IpAddr::V6(v6) => {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            for octet in v6.octets().iter().rev() {
+                let [low, high] = [octet & 0xf, octet >> 4].map(|n| DIGITS[usize::from(n)]);
+                wire::push_labels(&mut name, [&[low][..], &[high]]);
+            }
+            wire::push_labels(&mut name, [&b"ip6"[..], b"arpa"]);
+        }
+    }
+    name.push(0);
+    name
+}
+
+/// Where in an address' reverse name the apex of its reverse zone begins; `None` when it is in none of `ranges`.
+pub(crate) fn apex(address: IpAddr, ranges: &[IpNet]) -> Option<usize> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let whole = ReverseName::new(address, bits, false);
+    let cut = ranges.iter().find_map(|range| whole.cut_within(range))?;
+    let above = whole.labels_of(bits) - whole.labels_of(cut);
+    let labels = name(address);
+    let before = wire::labels(&labels).take(above);
+    Some(before.map(|label| label.len() + 1).sum())
+}
+
 /// Which headless services have a ready endpoint at an address, brought up to date when somebody asks.
 ///
 /// Bringing it up to date costs one pointer comparison for each headless service, and a look at the endpoints only of
@@ -110,13 +144,13 @@ pub struct Reverse(Mutex<Index>);
 #[derive(Debug, Default)]
 struct Index {
     epoch: Option<u64>,
-    seen: HashMap<ServiceKey, (Arc<ServiceView>, Vec<IpAddr>)>,
-    services: HashMap<IpAddr, BTreeSet<ServiceKey>>,
+    seen: HashMap<ServiceKey, (Arc<ServiceView>, BTreeSet<Place>)>,
+    services: HashMap<IpAddr, BTreeSet<(ServiceKey, Arc<str>)>>,
 }
 
 impl Reverse {
-    /// The headless services with a ready endpoint at `address`, by namespace and name.
-    pub fn services_at(&self, snapshot: &Snapshot, address: IpAddr) -> Vec<ServiceKey> {
+    /// The headless services with an endpoint at `address`, by namespace and name, and that endpoint's label.
+    pub fn services_at(&self, snapshot: &Snapshot, address: IpAddr) -> Vec<(ServiceKey, Arc<str>)> {
         // An index that a panic left half-way is rebuilt with the next snapshot; a name missing until then is no
         // reason to stop answering.
         let mut index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,24 +185,24 @@ impl Index {
             let Some(view) = snapshot.service(key) else {
                 continue;
             };
-            let addresses = endpoint_addresses(view);
-            for address in &addresses {
+            let places = places(view);
+            for place in &places {
                 self.services
-                    .entry(*address)
+                    .entry(place.address)
                     .or_default()
-                    .insert(key.clone());
+                    .insert((key.clone(), place.label.clone()));
             }
-            self.seen.insert(key.clone(), (view.clone(), addresses));
+            self.seen.insert(key.clone(), (view.clone(), places));
         }
     }
 
     fn forget(&mut self, key: &ServiceKey) {
-        let Some((_, addresses)) = self.seen.remove(key) else {
+        let Some((_, places)) = self.seen.remove(key) else {
             return;
         };
-        for address in addresses {
+        for Place { address, label } in places {
             if let Some(services) = self.services.get_mut(&address) {
-                services.remove(key);
+                services.remove(&(key.clone(), label));
                 if services.is_empty() {
                     self.services.remove(&address);
                 }

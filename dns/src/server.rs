@@ -3,43 +3,50 @@
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use model::domain::DomainName;
+use model::net::IpNet;
 use model::snapshot::Snapshot;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
+use crate::access::Access;
+use crate::core::Core;
 use crate::error::{DnsError, Transport};
-use crate::forward::{self, Forwarder, Upstream};
-use crate::handler::{Client, Handler, Verdict};
+use crate::follow::Follower;
+use crate::forward::{ForwardOptions, Forwarder, Upstream};
+use crate::handler::{Handler, Settings};
 use crate::metrics::Metrics;
+use crate::table::Updater;
+use crate::tcp::{self, Answering, Desk, restarted};
 use crate::udp;
+use crate::workers::{Forwarded, Workers};
 
-/// TCP connections of one listener at a time; one more is closed at once.
-pub const MAX_CONNECTIONS: usize = 1_000;
+pub use crate::tcp::{MAX_CONNECTIONS, MAX_PIPELINED};
 
-/// How long a TCP client may take to send a query, to take a response, or to stay silent (RFC 7766, 6.2.3).
-const TCP_IDLE: Duration = Duration::from_secs(10);
+/// Bytes of upstreams' responses that are kept unless said otherwise.
+pub const DEFAULT_CACHE: usize = 16 << 20;
 
-/// After an error of the socket itself, such as a lack of descriptors, so that it can't make a busy loop.
-const BACK_OFF: Duration = Duration::from_millis(50);
+/// How often this host's networks are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How often a free port is sought that both UDP and TCP can have.
 const PORT_TRIES: usize = 16;
 
 const BACKLOG: i32 = 1024;
+
+/// Bytes of a UDP socket's receive buffer, some 2,000 queries.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -54,8 +61,23 @@ pub struct Options {
     /// What is answered from. Before the first sync it is to have the mesh's zone already: names in it get SERVFAIL
     /// then, while names outside are forwarded.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Where [`Upstream::System`] finds its name servers; read once, by [`Server::bind`].
+    /// Upstreams for the names at and below a name, in place of `upstreams`; the longest that matches counts.
+    pub zones: Vec<(DomainName, Vec<Upstream>)>,
+    /// Bytes of upstreams' responses that are kept at most.
+    pub cache: usize,
+    /// Where [`Upstream::System`] finds its name servers; looked at again when it changes.
     pub resolv_conf: PathBuf,
+    /// Threads that answer datagrams, for each address; at least 1.
+    pub workers: usize,
+    /// Whose questions about other zones are forwarded. None: this host's, and those from the networks that it has an
+    /// interface in and that are private or belong to a bridge.
+    pub clients: Option<Vec<IpNet>>,
+    /// Of several addresses of a name only one is given, each in its turn: resolvers re-sort them otherwise.
+    pub single_answer: bool,
+    /// Who says so to clients that ask who answers (RFC 5001); empty: nobody.
+    pub nsid: String,
+    /// What `version.bind` says; none: such questions are refused.
+    pub version: Option<String>,
 }
 
 impl Default for Options {
@@ -64,8 +86,15 @@ impl Default for Options {
             listen: Vec::new(),
             movable: Vec::new(),
             upstreams: vec![Upstream::System],
+            zones: Vec::new(),
+            cache: DEFAULT_CACHE,
             snapshot: Arc::default(),
             resolv_conf: "/etc/resolv.conf".into(),
+            workers: 1,
+            clients: None,
+            single_answer: false,
+            nsid: String::new(),
+            version: None,
         }
     }
 }
@@ -76,12 +105,15 @@ pub struct Server {
     listeners: Vec<Listener>,
     moved: Vec<(SocketAddr, u16)>,
     handler: Arc<Handler>,
+    follower: Follower,
+    updater: Updater,
 }
 
 #[derive(Debug)]
 struct Listener {
     address: SocketAddr,
-    udp: std::net::UdpSocket,
+    /// One for each worker.
+    udp: Vec<std::net::UdpSocket>,
     tcp: std::net::TcpListener,
 }
 
@@ -96,12 +128,12 @@ impl Server {
         let mut listeners = Vec::with_capacity(options.listen.len());
         let mut moved = Vec::new();
         for address in &options.listen {
-            let listener = match bind_both(*address) {
+            let listener = match bind_both(*address, options.workers) {
                 Err(DnsError::Bind { source, .. })
                     if source.kind() == io::ErrorKind::AddrInUse
                         && options.movable.contains(address) =>
                 {
-                    let listener = bind_both(SocketAddr::new(address.ip(), 0))?;
+                    let listener = bind_both(SocketAddr::new(address.ip(), 0), options.workers)?;
                     info!(%address, at = %listener.address, "dns port is taken by another program");
                     moved.push((*address, listener.address.port()));
                     listener
@@ -113,22 +145,38 @@ impl Server {
         let mut own: Vec<SocketAddr> = listeners.iter().map(|l| l.address).collect();
         info!(addresses = ?own, "dns server bound");
         own.extend(moved.iter().map(|(address, _)| *address));
-        let upstreams = forward::resolve(&options.upstreams, &options.resolv_conf, &own);
-        info!(?upstreams, "dns forwards");
+        let forwarding = ForwardOptions {
+            upstreams: options.upstreams,
+            zones: options.zones,
+            resolv_conf: options.resolv_conf,
+            own: own.clone(),
+            cache: options.cache,
+        };
         let mut name_servers: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
         name_servers.retain(|address| !address.is_unspecified());
         name_servers.sort_unstable();
         name_servers.dedup();
-        let handler = Handler::new(
-            options.snapshot,
-            name_servers,
-            Forwarder::new(upstreams),
-            Metrics::new(),
+        let (follower, updater) = Follower::new(
+            options.snapshot.clone(),
+            name_servers.clone(),
+            rand::random(),
         );
+        let settings = Settings {
+            name_servers,
+            nsid: options.nsid.into_bytes(),
+            single_answer: options.single_answer,
+            access: Access::new(options.clients),
+            version: options.version,
+        };
+        let metrics = Metrics::new();
+        let forwarder = Arc::new(Forwarder::new(forwarding, metrics.clone()));
+        let handler = Handler::new(options.snapshot, settings, forwarder, metrics);
         Ok(Server {
             listeners,
             moved,
             handler: Arc::new(handler),
+            follower,
+            updater,
         })
     }
 
@@ -148,40 +196,92 @@ impl Server {
         self.handler.metrics().clone()
     }
 
+    /// Whom to tell of each snapshot. Telling nobody works too, at the price that [`Follower`] names.
+    pub fn follower(&self) -> Follower {
+        self.follower.clone()
+    }
+
     /// Serves until `shutdown` is cancelled; then the sockets are closed, and queries still with the upstreams dropped.
+    ///
+    /// Datagrams are answered by threads that this starts; connections and what is forwarded run where this is awaited.
     pub async fn run(self, shutdown: CancellationToken) {
         // Whoever drops this future instead of cancelling ends what it started all the same.
         let shutdown = shutdown.child_token();
         let _guard = shutdown.clone().drop_guard();
+        let _table = match self.follower.start(self.updater) {
+            Ok(guard) => Some(guard),
+            Err(error) => {
+                error!(%error, "dns answers are not prepared: every query is looked up");
+                None
+            }
+        };
+        let (handler, follower) = (self.handler, self.follower);
+        let core = move || Core::new(handler.clone(), follower.clone());
+        let (forward, forwarded) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
+        let answering = Answering {
+            handler: core().handler().clone(),
+            desk: Arc::new(Mutex::new(Desk::new(core()))),
+            shutdown: shutdown.clone(),
+        };
+        let handler = answering.handler.clone();
+        let mut sockets = Vec::new();
         for Listener { address, udp, tcp } in self.listeners {
-            match udp::Socket::new(udp) {
-                Ok(socket) => {
-                    let socket = Arc::new(socket);
-                    let (handler, shutdown) = (self.handler.clone(), shutdown.clone());
-                    tasks.spawn(restarted(address, Transport::Udp, move || {
-                        serve_udp(socket.clone(), handler.clone(), shutdown.clone())
-                    }));
+            for socket in udp {
+                match udp::Socket::new(socket) {
+                    Ok(socket) => sockets.push(Arc::new(socket)),
+                    Err(error) => error!(%address, %error, "dns is not served over udp"),
                 }
-                Err(error) => error!(%address, %error, "dns is not served over udp"),
             }
             match TcpListener::from_std(tcp) {
                 Ok(listener) => {
-                    let listener = Arc::new(listener);
-                    let (handler, shutdown) = (self.handler.clone(), shutdown.clone());
+                    let (listener, answering) = (Arc::new(listener), answering.clone());
                     tasks.spawn(restarted(address, Transport::Tcp, move || {
-                        serve_tcp(listener.clone(), handler.clone(), shutdown.clone())
+                        tcp::serve(listener.clone(), tcp::Plain, answering.clone())
                     }));
                 }
                 Err(error) => error!(%address, %error, "dns is not served over tcp"),
             }
         }
-        shutdown.cancelled().await;
+        let workers = Workers::start(sockets, core, &forward);
+        if let Err(error) = &workers {
+            error!(%error, "dns is not served over udp");
+        }
+        tasks.spawn(handler.forwarder().clone().keep(shutdown.clone()));
+        tasks.spawn(forward_all(forwarded, handler.clone(), shutdown.clone()));
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                handler.settings().access.look_again();
+            }
+        };
+        shutdown.run_until_cancelled(look).await;
+        drop(workers);
         while tasks.join_next().await.is_some() {}
     }
 }
 
-fn bind_both(address: SocketAddr) -> Result<Listener, DnsError> {
+/// Asks the upstreams for what datagrams asked, and replies.
+async fn forward_all(
+    mut forwarded: mpsc::UnboundedReceiver<Forwarded>,
+    handler: Arc<Handler>,
+    shutdown: CancellationToken,
+) {
+    while let Some(Some(query)) = shutdown.run_until_cancelled(forwarded.recv()).await {
+        let (handler, shutdown) = (handler.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let forward = handler.forward(query.pending);
+            let Some(bytes) = shutdown.run_until_cancelled(forward).await else {
+                return;
+            };
+            if let Err(error) = query.socket.reply(&bytes, &query.datagram) {
+                debug!(client = %query.datagram.from, %error, "dns response not sent");
+            }
+        });
+    }
+}
+
+fn bind_both(address: SocketAddr, workers: usize) -> Result<Listener, DnsError> {
     let failed = |transport| {
         move |source| DnsError::Bind {
             address,
@@ -192,10 +292,11 @@ fn bind_both(address: SocketAddr) -> Result<Listener, DnsError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let udp = bind_udp(address).map_err(failed(Transport::Udp))?;
+        let udp = bind_udp(address, false).map_err(failed(Transport::Udp))?;
         let bound = udp.local_addr().map_err(failed(Transport::Udp))?;
         match bind_tcp(bound) {
             Ok(tcp) => {
+                let udp = bind_more(udp, bound, workers).map_err(failed(Transport::Udp))?;
                 return Ok(Listener {
                     address: bound,
                     udp,
@@ -212,7 +313,22 @@ fn bind_both(address: SocketAddr) -> Result<Listener, DnsError> {
     }
 }
 
-fn bind_udp(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+/// The first socket was bound to have the address alone: another heddle, which would share it without a word, is found
+/// out by that. From then on it shares with the others.
+fn bind_more(
+    first: std::net::UdpSocket,
+    bound: SocketAddr,
+    workers: usize,
+) -> io::Result<Vec<std::net::UdpSocket>> {
+    SockRef::from(&first).set_reuse_port(true)?;
+    let mut all = vec![first];
+    while all.len() < workers {
+        all.push(bind_udp(bound, true)?);
+    }
+    Ok(all)
+}
+
+fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -221,7 +337,9 @@ fn bind_udp(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(shared)?;
+    // What arrives while all cores are busy waits rather than being lost; the system may grant less.
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
@@ -241,131 +359,4 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Runs a loop, and anew if it panics: a defect costs the packet that found it, and not the host its names.
-async fn restarted<F>(address: SocketAddr, transport: Transport, serve: impl Fn() -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    while let Err(error) = tokio::spawn(serve()).await {
-        if !error.is_panic() {
-            return;
-        }
-        error!(%address, %transport, %error, "dns listener failed and is started again");
-        sleep(BACK_OFF).await;
-    }
-}
-
-async fn serve_udp(socket: Arc<udp::Socket>, handler: Arc<Handler>, shutdown: CancellationToken) {
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    loop {
-        let received = tokio::select! {
-            () = shutdown.cancelled() => return,
-            received = socket.receive(&mut buffer) => received,
-        };
-        let datagram = match received {
-            // Nobody can be answered at port 0.
-            Ok(datagram) if datagram.from.port() == 0 => continue,
-            Ok(datagram) => datagram,
-            Err(error) => {
-                debug!(%error, "dns datagram not received");
-                sleep(BACK_OFF).await;
-                continue;
-            }
-        };
-        let client = Client {
-            address: datagram.from,
-            asked: datagram.to,
-            transport: Transport::Udp,
-        };
-        match handler.decide(&buffer[..datagram.length], client) {
-            Verdict::Silence => {}
-            Verdict::Reply(bytes) => send(&socket, &bytes, &datagram).await,
-            Verdict::Forward(pending) => {
-                let (socket, handler) = (socket.clone(), handler.clone());
-                let shutdown = shutdown.clone();
-                tokio::spawn(async move {
-                    let forward = handler.forward(pending);
-                    if let Some(bytes) = shutdown.run_until_cancelled(forward).await {
-                        send(&socket, &bytes, &datagram).await;
-                    }
-                });
-            }
-        }
-    }
-}
-
-async fn send(socket: &udp::Socket, bytes: &[u8], to: &udp::Datagram) {
-    if let Err(error) = socket.reply(bytes, to).await {
-        debug!(client = %to.from, %error, "dns response not sent");
-    }
-}
-
-async fn serve_tcp(listener: Arc<TcpListener>, handler: Arc<Handler>, shutdown: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "dns connection not accepted");
-                sleep(BACK_OFF).await;
-                continue;
-            }
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            debug!(client = %peer, limit = MAX_CONNECTIONS, "dns connection closed: too many");
-            continue;
-        };
-        let (handler, shutdown) = (handler.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            let serve = connection(stream, peer, &handler);
-            if let Some(Err(error)) = shutdown.run_until_cancelled(serve).await {
-                debug!(client = %peer, %error, "dns connection ended");
-            }
-            drop(slot);
-        });
-    }
-}
-
-/// Answers one query after the other, until the client closes, is silent for too long, or sends what is no query.
-async fn connection(mut stream: TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let client = Client {
-        address: peer,
-        asked: stream.local_addr()?.ip(),
-        transport: Transport::Tcp,
-    };
-    let mut packet = Vec::new();
-    while timeout(TCP_IDLE, read(&mut stream, &mut packet)).await?? {
-        let response = match handler.decide(&packet, client) {
-            Verdict::Silence => return Ok(()),
-            Verdict::Reply(bytes) => bytes,
-            Verdict::Forward(pending) => handler.forward(pending).await,
-        };
-        let length = u16::try_from(response.len()).unwrap_or(u16::MAX);
-        let framed = [&length.to_be_bytes(), response.as_slice()].concat();
-        timeout(TCP_IDLE, stream.write_all(&framed)).await??;
-    }
-    Ok(())
-}
-
-/// Reads one message; false when the client has closed. The buffer grows with what came, not with what was announced.
-async fn read(stream: &mut TcpStream, packet: &mut Vec<u8>) -> io::Result<bool> {
-    packet.clear();
-    let mut length = [0; 2];
-    if stream.read(&mut length[..1]).await? == 0 {
-        return Ok(false);
-    }
-    stream.read_exact(&mut length[1..]).await?;
-    let length = u16::from_be_bytes(length);
-    let got = stream.take(length.into()).read_to_end(packet).await?;
-    if got < length.into() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(true)
 }

@@ -6,17 +6,69 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::RecordType;
 use model::catalog::Change;
 use model::endpoint::{Endpoint, Fact, Health, Lifecycle, Slice};
 use model::manifest::{self, Manifest};
 use model::mesh::Mesh;
 use model::name::{Name, ServiceKey};
-use model::node::Liveness;
+use model::node::{Liveness, Node};
 use model::service::{ManagedBy, Service};
 use model::snapshot::{Builder, Freshness, Identity, Snapshot};
 use model::time::Timestamp;
 
+use crate::access::Access;
+use crate::forward::{ForwardOptions, Forwarder, Stored, Upstream};
+use crate::handler::Settings;
+use crate::metrics::Metrics;
+
 pub(crate) use upstream::{FakeUpstream, response};
+
+/// Served at 10.96.0.10 for this host and private networks, as n1.
+pub(crate) fn settings() -> Settings {
+    let private = [
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",
+        "fe80::/10",
+        "fd00::/8",
+    ];
+    Settings {
+        name_servers: vec!["10.96.0.10".parse().unwrap()],
+        nsid: b"n1".to_vec(),
+        single_answer: false,
+        access: Access::new(Some(private.map(|net| net.parse().unwrap()).to_vec())),
+        version: None,
+    }
+}
+
+/// Asks these upstreams for everything.
+pub(crate) fn forwarder(upstreams: &[SocketAddr]) -> Arc<Forwarder> {
+    let options = ForwardOptions {
+        upstreams: upstreams.iter().map(|a| Upstream::Address(*a)).collect(),
+        zones: Vec::new(),
+        resolv_conf: "/nonexistent".into(),
+        own: Vec::new(),
+        cache: 1 << 20,
+    };
+    Arc::new(Forwarder::new(options, Metrics::new()))
+}
+
+/// A response with one address that may be kept for so many seconds.
+pub(crate) fn stored(name: &str, ttl: u32) -> Arc<Stored> {
+    let mut query = Message::new(0, MessageType::Query, OpCode::Query);
+    let name = hickory_proto::rr::Name::from_ascii(name).unwrap();
+    query.add_query(Query::query(name, RecordType::A));
+    let mut message = response(&query, 1);
+    message.answers[0].ttl = ttl;
+    let question = query.to_vec().unwrap().len();
+    let bytes = message.to_vec().unwrap();
+    Arc::new(Stored::new(bytes, question, ResponseCode::NoError, false).unwrap())
+}
 
 pub(crate) const ZONE: &str = "heddle.internal";
 
@@ -104,6 +156,21 @@ impl World {
         self
     }
 
+    /// A node that is known, with these addresses.
+    pub(crate) fn node(&mut self, node: &str, addresses: &[&str]) -> &mut Self {
+        let node = Node {
+            name: name(node),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            zone: None,
+            routable: vec![],
+            version: String::new(),
+            capabilities: vec![],
+            since: Timestamp(0),
+        };
+        self.apply([Change::Node(node.name.clone(), Some(Arc::new(node)))]);
+        self
+    }
+
     /// All endpoints of a service's port on n1, in place of those before; a weight of 0 makes one unhealthy.
     pub(crate) fn endpoints(
         &mut self,
@@ -111,9 +178,24 @@ impl World {
         port: &str,
         all: impl IntoIterator<Item = (SocketAddr, u16)>,
     ) -> &mut Self {
+        let all = all.into_iter();
+        self.named_endpoints(
+            service,
+            port,
+            all.map(|(address, weight)| (address, weight, None)),
+        )
+    }
+
+    /// The same with hostnames.
+    pub(crate) fn named_endpoints(
+        &mut self,
+        service: &str,
+        port: &str,
+        all: impl IntoIterator<Item = (SocketAddr, u16, Option<&'static str>)>,
+    ) -> &mut Self {
         let endpoints: Vec<_> = all
             .into_iter()
-            .map(|(address, weight)| {
+            .map(|(address, weight, hostname)| {
                 let workload: Arc<str> = format!("w-{address}").into();
                 let health = if weight == 0 {
                     Health::Failing
@@ -129,6 +211,7 @@ impl World {
                     remote: vec![],
                     weight,
                     zone: None,
+                    hostname: hostname.map(name),
                     health: Fact::new(health, Timestamp(1), ""),
                     lifecycle: Fact::new(Lifecycle::Running, Timestamp(1), ""),
                 })

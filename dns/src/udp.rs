@@ -3,33 +3,30 @@
 //! A socket bound to a wildcard address replies from whatever address the route prefers; a client that asked another
 //! one drops that reply. `IP_PKTINFO` (ip(7)) and `IPV6_PKTINFO` (RFC 3542, 6) tell and set the local address.
 
+mod batch;
+
 use std::io::{self, IoSlice};
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use socket2::{MaybeUninitSlice, MsgHdr, MsgHdrMut, SockAddr, SockRef};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use socket2::{MsgHdr, SockAddr, SockRef};
+
+pub(crate) use batch::Batch;
 
 /// Length, level and type before each control message; the length is a `size_t`.
 const HEADER_BYTES: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
 
-/// Room for one message of the larger kind, and one that nobody asked for.
-const CONTROL_BYTES: usize = 128;
-
-/// A bound socket.
+/// A bound socket, which a thread reads and any may reply by.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    inner: UdpSocket,
+    inner: std::net::UdpSocket,
     local: SocketAddr,
 }
 
 /// Where a datagram came from and where to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagram {
-    /// Bytes of the buffer that it filled.
-    pub length: usize,
     /// The sender.
     pub from: SocketAddr,
     /// The local address that it was sent to.
@@ -37,66 +34,47 @@ pub(crate) struct Datagram {
 }
 
 impl Socket {
-    /// Takes over a bound, non-blocking socket. Needs a tokio runtime.
+    /// Takes over a bound socket, which waits when it is read.
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         if local.ip().is_unspecified() {
             tell_destination(&socket, local.is_ipv4())?;
         }
+        socket.set_nonblocking(false)?;
         Ok(Socket {
-            inner: UdpSocket::from_std(socket)?,
+            inner: socket,
             local,
         })
     }
 
-    /// Waits for a datagram. What exceeds `buffer` is cut off.
-    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        if !self.local.ip().is_unspecified() {
-            let (length, from) = self.inner.recv_from(buffer).await?;
-            let to = self.local.ip();
-            return Ok(Datagram { length, from, to });
-        }
-        self.inner
-            .async_io(Interest::READABLE, || self.receive_now(buffer))
-            .await
+    /// Where it is bound.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
     }
 
-    fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        let mut from = SockAddr::from(self.local);
-        let mut control = [0u8; CONTROL_BYTES];
-        let (length, control_length) = {
-            let mut buffers = [MaybeUninitSlice::new(as_uninit(buffer))];
-            let mut message = MsgHdrMut::new()
-                .with_addr(&mut from)
-                .with_buffers(&mut buffers)
-                .with_control(as_uninit(&mut control));
-            let length = SockRef::from(&self.inner).recvmsg(&mut message, 0)?;
-            (length, message.control_len())
-        };
-        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "no address came with it");
-        let from = from.as_socket().ok_or_else(unknown)?;
-        let control = control.get(..control_length).unwrap_or_default();
-        let to = destination(control).ok_or_else(unknown)?;
-        Ok(Datagram { length, from, to })
+    /// Whether datagrams to several addresses arrive here.
+    fn wildcard(&self) -> bool {
+        self.local.ip().is_unspecified()
     }
 
-    /// Sends a reply from the address that was asked.
-    pub(crate) async fn reply(&self, bytes: &[u8], to: &Datagram) -> io::Result<()> {
-        if !self.local.ip().is_unspecified() {
-            self.inner.send_to(bytes, to.from).await?;
-            return Ok(());
-        }
-        let control = control_message(to.to);
+    /// Wakes whoever waits for a datagram, now and whenever it waits again.
+    pub(crate) fn close(&self) {
+        // It says ENOTCONN, because nobody is connected, and wakes readers all the same.
+        let _ = SockRef::from(&self.inner).shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Sends a reply from the address that was asked, unless the socket's buffer is full: the client asks again then.
+    pub(crate) fn reply(&self, bytes: &[u8], to: &Datagram) -> io::Result<()> {
         let address = SockAddr::from(to.from);
-        let send = || {
-            let buffers = [IoSlice::new(bytes)];
-            let message = MsgHdr::new()
-                .with_addr(&address)
-                .with_buffers(&buffers)
-                .with_control(&control);
-            SockRef::from(&self.inner).sendmsg(&message, 0)
-        };
-        self.inner.async_io(Interest::WRITABLE, send).await?;
+        let buffers = [IoSlice::new(bytes)];
+        let message = MsgHdr::new().with_addr(&address).with_buffers(&buffers);
+        let socket = SockRef::from(&self.inner);
+        if self.wildcard() {
+            let control = Control::new(to.to);
+            socket.sendmsg(&message.with_control(control.bytes()), libc::MSG_DONTWAIT)?;
+        } else {
+            socket.sendmsg(&message, libc::MSG_DONTWAIT)?;
+        }
         Ok(())
     }
 }
@@ -123,13 +101,6 @@ fn tell_destination(socket: &std::net::UdpSocket, v4: bool) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
-}
-
-fn as_uninit(bytes: &mut [u8]) -> &mut [std::mem::MaybeUninit<u8>] {
-    let (pointer, length) = (bytes.as_mut_ptr(), bytes.len());
-    // SAFETY: `MaybeUninit<u8>` has the layout of `u8`, the borrow lasts as long, and the kernel, which the result is
-    // handed to, writes initialised bytes only.
-    unsafe { std::slice::from_raw_parts_mut(pointer.cast(), length) }
 }
 
 /// The local address in a list of control messages.
@@ -161,25 +132,40 @@ fn int(bytes: &[u8], at: usize) -> Option<libc::c_int> {
     Some(libc::c_int::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// The control message that makes a datagram leave from `address`, by any interface.
-fn control_message(address: IpAddr) -> Vec<u8> {
-    let (level, kind, data): (_, _, Vec<u8>) = match address {
-        IpAddr::V4(address) => {
-            let data = [[0; 4], address.octets(), [0; 4]].concat();
-            (libc::IPPROTO_IP, libc::IP_PKTINFO, data)
-        }
-        IpAddr::V6(address) => {
-            let mut data = address.octets().to_vec();
-            data.extend([0; 4]);
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, data)
-        }
-    };
-    let length = HEADER_BYTES + data.len();
-    let mut message = Vec::with_capacity(length.next_multiple_of(size_of::<usize>()));
-    message.extend(length.to_ne_bytes());
-    message.extend(level.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(data);
-    message.resize(length.next_multiple_of(size_of::<usize>()), 0);
-    message
+/// The control message that makes a datagram leave from an address, by any interface.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Control {
+    bytes: [u8; 40],
+    length: usize,
+}
+
+impl Control {
+    fn new(address: IpAddr) -> Self {
+        let mut control = Control {
+            bytes: [0; 40],
+            length: 0,
+        };
+        let (level, kind, data) = match address {
+            IpAddr::V4(v4) => {
+                control.bytes[HEADER_BYTES + 4..HEADER_BYTES + 8].copy_from_slice(&v4.octets());
+                (libc::IPPROTO_IP, libc::IP_PKTINFO, 12)
+            }
+            IpAddr::V6(v6) => {
+                control.bytes[HEADER_BYTES..HEADER_BYTES + 16].copy_from_slice(&v6.octets());
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20)
+            }
+        };
+        let length = HEADER_BYTES + data;
+        let word = size_of::<usize>();
+        control.bytes[..word].copy_from_slice(&length.to_ne_bytes());
+        control.bytes[word..word + 4].copy_from_slice(&level.to_ne_bytes());
+        control.bytes[word + 4..HEADER_BYTES].copy_from_slice(&kind.to_ne_bytes());
+        control.length = length.next_multiple_of(word);
+        control
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }

@@ -6,15 +6,17 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hickory_proto::rr::RecordType;
+use model::domain::DomainName;
 use model::name::{Name, ServiceKey};
 use model::service::Protocol;
-use model::snapshot::{Freshness, PortView, ServiceView, Snapshot};
+use model::snapshot::{EndpointView, Freshness, PortView, ServiceView, Snapshot};
 
-use crate::answer::{Answer, Data, Host, undashed};
+use crate::answer::{Answer, Data, Host, dashed};
 use crate::reverse::{Reverse, ReverseName};
 
 /// The version of the specification that `dns-version.<zone>` states.
@@ -46,7 +48,11 @@ impl Zone<'_> {
         }
         match ReverseName::parse(labels) {
             Some(name) => self.reverse(&name, kind),
-            None => Answer::Foreign,
+            None => match domain(labels).and_then(|name| self.snapshot.service_named(&name)) {
+                // Such a name is a zone by itself.
+                Some(service) => self.conclude(Some(of_service(service, kind)), kind, labels.len()),
+                None => Answer::Foreign,
+            },
         }
     }
 
@@ -68,13 +74,13 @@ impl Zone<'_> {
         match found {
             None => Answer::NoName { apex },
             Some(answers) if answers.is_empty() => Answer::NoData { apex },
-            Some(_) if kind == RecordType::ANY => Answer::Found {
-                answers: vec![Data::Minimal],
-                additionals: Vec::new(),
-            },
-            Some(answers) => Answer::Found {
-                additionals: self.additionals(&answers),
-                answers,
+            Some(_) if kind == RecordType::ANY => minimal(),
+            Some(answers) => match answers.as_slice() {
+                [Data::Alias(target)] if kind != RecordType::CNAME => Answer::Alias(target.clone()),
+                _ => Answer::Found {
+                    additionals: self.additionals(&answers),
+                    answers,
+                },
             },
         }
     }
@@ -83,8 +89,15 @@ impl Zone<'_> {
         match below {
             [] => Some(apex(kind)),
             [b"dns-version"] => Some(only(kind, RecordType::TXT, Data::Version)),
-            [b"dns"] | [b"svc"] => Some(Vec::new()),
+            [b"dns"] | [b"svc"] | [b"node"] => Some(Vec::new()),
             [b"ns", b"dns"] => Some(addresses(kind, self.name_servers.iter().copied())),
+            [node, b"node"] => {
+                let node = self.snapshot.nodes.get(std::str::from_utf8(node).ok()?)?;
+                Some(addresses(
+                    kind,
+                    node.addresses.iter().map(IpAddr::to_canonical),
+                ))
+            }
             [namespace, b"svc"] => self
                 .snapshot
                 .namespaces
@@ -92,7 +105,7 @@ impl Zone<'_> {
                 .then(Vec::new),
             [name, namespace, b"svc"] => {
                 let service = self.service(name, namespace)?;
-                Some(addresses(kind, addresses_of(service)))
+                Some(of_service(service, kind))
             }
             [label, name, namespace, b"svc"] => {
                 let service = self.service(name, namespace)?;
@@ -100,10 +113,12 @@ impl Zone<'_> {
                 if service.ports.iter().any(|port| is_transport(port)) {
                     return Some(Vec::new());
                 }
-                let address = undashed(label).filter(|_| service.headless())?;
-                endpoint_addresses(service)
-                    .contains(&address)
-                    .then(|| addresses(kind, [address]))
+                let there: Vec<IpAddr> = places(service)
+                    .into_iter()
+                    .filter(|place| place.label.as_bytes() == *label)
+                    .map(|place| place.address)
+                    .collect();
+                (!there.is_empty()).then(|| addresses(kind, there))
             }
             [port, label, name, namespace, b"svc"] => {
                 let service = self.service(name, namespace)?;
@@ -114,8 +129,17 @@ impl Zone<'_> {
                 }
                 Some(of_kind(kind, RecordType::SRV, || srv(service, port)))
             }
+            [_] => {
+                let labels: Vec<&[u8]> = below.iter().copied().chain(self.apex()).collect();
+                let service = self.snapshot.service_named(&domain(&labels)?)?;
+                Some(of_service(service, kind))
+            }
             _ => None,
         }
+    }
+
+    fn apex(&self) -> impl Iterator<Item = &[u8]> {
+        self.snapshot.mesh.zone.split('.').map(str::as_bytes)
     }
 
     fn service(&self, name: &[u8], namespace: &[u8]) -> Option<&ServiceView> {
@@ -162,13 +186,13 @@ impl Zone<'_> {
     }
 
     fn pointers(&self, address: IpAddr, kind: RecordType) -> Option<Vec<Data>> {
-        let hosts: Vec<Host> = match self.snapshot.vips.get(&address) {
-            Some(key) => vec![Host::Service(key.clone())],
+        let hosts: Vec<Host> = match self.snapshot.service_at(address) {
+            Some(view) => vec![Host::Service(view.key.clone())],
             None => self
                 .reverse
                 .services_at(self.snapshot, address)
                 .into_iter()
-                .map(|key| Host::Endpoint(key, address))
+                .map(|(key, label)| Host::Endpoint(key, label))
                 .collect(),
         };
         if hosts.is_empty() {
@@ -179,16 +203,29 @@ impl Zone<'_> {
         }))
     }
 
+    fn by_label(&self, key: &ServiceKey) -> HashMap<Arc<str>, Vec<IpAddr>> {
+        let mut by_label: HashMap<Arc<str>, Vec<IpAddr>> = HashMap::new();
+        let view = self.snapshot.service(key);
+        for place in view.map(|view| places(view)).unwrap_or_default() {
+            by_label.entry(place.label).or_default().push(place.address);
+        }
+        by_label
+    }
+
     fn additionals(&self, answers: &[Data]) -> Vec<(Host, IpAddr)> {
         let mut seen = HashSet::new();
         let mut all = Vec::new();
+        // All targets are of one service.
+        let mut by_label = None;
         for answer in answers {
             match answer {
                 Data::Srv {
-                    target: host @ Host::Endpoint(_, address),
+                    target: host @ Host::Endpoint(key, label),
                     ..
-                } if seen.insert(*address) => {
-                    all.push((host.clone(), *address));
+                } if seen.insert(label.clone()) => {
+                    let places = by_label.get_or_insert_with(|| self.by_label(key));
+                    let there = places.get(label).into_iter().flatten();
+                    all.extend(there.map(|address| (host.clone(), *address)));
                 }
                 Data::Srv {
                     target: host @ Host::Service(key),
@@ -240,40 +277,93 @@ fn addresses(kind: RecordType, all: impl IntoIterator<Item = IpAddr>) -> Vec<Dat
 }
 
 /// The label of the transport that a port's clients use; none for a port that this version can't serve.
-fn transport(protocol: Protocol) -> Option<&'static [u8]> {
+pub(crate) fn transport(protocol: Protocol) -> Option<&'static [u8]> {
     match protocol {
         Protocol::Tcp | Protocol::Http => Some(b"_tcp"),
         Protocol::Unsupported => None,
     }
 }
 
-fn addresses_of(service: &ServiceView) -> Vec<IpAddr> {
+/// What a service's name has of a type: an alias stands for every type.
+fn of_service(service: &ServiceView, kind: RecordType) -> Vec<Data> {
+    match &service.service.spec.external_name {
+        Some(target) => vec![Data::Alias(target.clone())],
+        None => addresses(kind, addresses_of(service)),
+    }
+}
+
+/// The addresses that a service's name stands for.
+pub(crate) fn addresses_of(service: &ServiceView) -> Vec<IpAddr> {
     if service.headless() {
-        endpoint_addresses(service)
+        let mut all: Vec<IpAddr> = places(service).into_iter().map(|p| p.address).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     } else {
         service.vips.to_vec()
     }
 }
 
-/// Where this node would dial the ready endpoints of a service, each address once, ascending.
-pub(crate) fn endpoint_addresses(service: &ServiceView) -> Vec<IpAddr> {
-    let mut all: Vec<IpAddr> = service
-        .ports
-        .iter()
-        .flat_map(|port| &port.endpoints)
-        .filter(|endpoint| endpoint.ready())
-        .flat_map(|endpoint| endpoint.addresses())
-        .map(|address| address.ip().to_canonical())
-        .collect();
-    all.sort_unstable();
-    all.dedup();
-    all
+/// An endpoint of a headless service, as far as its names go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Where this node would dial it.
+    pub address: IpAddr,
+    /// The name's first label.
+    pub label: Arc<str>,
+}
+
+/// The endpoints of a headless service that have names, by address; none of any other service.
+pub(crate) fn places(service: &ServiceView) -> BTreeSet<Place> {
+    let all = service.ports.iter().flat_map(|port| &port.endpoints);
+    let published = all.filter(|endpoint| service.headless() && published(service, endpoint));
+    let places = published.flat_map(|endpoint| {
+        let addresses = endpoint.addresses().iter();
+        addresses.map(|address| place(endpoint, address.ip().to_canonical()))
+    });
+    places.collect()
+}
+
+fn place(endpoint: &EndpointView, address: IpAddr) -> Place {
+    let label = match &endpoint.endpoint.hostname {
+        Some(name) => name.as_str().into(),
+        None => dashed(address).into(),
+    };
+    Place { address, label }
+}
+
+fn published(service: &ServiceView, endpoint: &EndpointView) -> bool {
+    let all = service.service.spec.dns.publish_not_ready_addresses;
+    endpoint.ready() || (all && !endpoint.addresses().is_empty())
+}
+
+/// The text of a name whose labels are such as users may write.
+fn domain(labels: &[&[u8]]) -> Option<DomainName> {
+    let mut text = String::new();
+    for label in labels {
+        if label.contains(&b'.') {
+            return None;
+        }
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.push_str(std::str::from_utf8(label).ok()?);
+    }
+    text.parse().ok()
+}
+
+fn minimal() -> Answer {
+    Answer::Found {
+        answers: vec![Data::Minimal],
+        additionals: Vec::new(),
+    }
 }
 
 /// Weight of a lone SRV record; any number would do.
 const LONE_WEIGHT: u16 = 100;
 
-fn srv(service: &ServiceView, port: &PortView) -> Vec<Data> {
+/// What is at a port of a service; the targets in a stable order.
+pub(crate) fn srv(service: &ServiceView, port: &PortView) -> Vec<Data> {
     if !service.headless() {
         // Without a virtual IP yet, the target would have no address.
         return if service.vips.is_empty() {
@@ -286,23 +376,25 @@ fn srv(service: &ServiceView, port: &PortView) -> Vec<Data> {
             }]
         };
     }
-    let mut all: Vec<(IpAddr, u16, u16)> = port
+    let mut all: Vec<(Place, u16, u16)> = port
         .endpoints
         .iter()
-        .filter(|endpoint| endpoint.ready())
+        .filter(|endpoint| published(service, endpoint))
         .flat_map(|endpoint| {
             let weight = endpoint.endpoint.weight;
             let addresses = endpoint.addresses().iter();
-            addresses.map(move |a| (a.ip().to_canonical(), a.port(), weight))
+            addresses.map(move |a| (place(endpoint, a.ip().to_canonical()), a.port(), weight))
         })
         .collect();
     all.sort_unstable();
-    all.dedup_by_key(|(ip, port, _)| (*ip, *port));
+    // A name that has several addresses is one target.
+    let mut seen = HashSet::new();
+    all.retain(|(place, port, _)| seen.insert((place.label.clone(), *port)));
     all.into_iter()
-        .map(|(address, port, weight)| Data::Srv {
+        .map(|(place, port, weight)| Data::Srv {
             weight,
             port,
-            target: Host::Endpoint(service.key.clone(), address),
+            target: Host::Endpoint(service.key.clone(), place.label),
         })
         .collect()
 }

@@ -161,6 +161,9 @@ pub struct Endpoint {
     /// Where it is, for zone-aware picking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
+    /// Its name below a headless service's in DNS; none: its address with dashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Name>,
     /// What checks say.
     pub health: Fact<Health>,
     /// What the runtime says.
@@ -315,4 +318,7 @@ pub struct ManualEndpointSpec {
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
+    /// Its name below a headless service's in DNS; none: its address with dashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Name>,
 }

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! What users write and what the registry keeps:
-//! * [`name`], [`labels`], [`selector`], [`units`], [`net`], [`time`]: the small validated types
+//! * [`name`], [`domain`], [`labels`], [`selector`], [`units`], [`net`], [`time`]: the small validated types
 //! * [`strict`]: reading YAML and JSON so that every mistake is named by its path
 //! * [`manifest`]: documents a user applies, validated
 //! * [`service`], [`endpoint`], [`workload`], [`node`], [`mesh`], [`mark`]: the resources
@@ -16,6 +16,7 @@
 //! * [`rendezvous`]: who does something that only some should do, agreed on without asking
 
 pub mod catalog;
+pub mod domain;
 pub mod endpoint;
 pub mod event;
 pub mod labels;
@@ -37,6 +38,7 @@ pub mod units;
 pub mod workload;
 
 pub use catalog::{Catalog, Change};
+pub use domain::DomainName;
 pub use endpoint::{Endpoint, EndpointId, Fact, Health, Lifecycle, Slice, State};
 pub use event::{Event, EventKind};
 pub use mark::{Mark, MarkTarget};

@@ -37,8 +37,6 @@ const NOT_BUILT: &[&str] = &[
     "spec.sessionAffinity",
     "spec.outlier",
     "spec.limits",
-    "spec.dns",
-    "spec.externalName",
     "spec.ports[].proxyProtocol",
 ];
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::domain::DomainName;
 use crate::labels::Labels;
 use crate::name::{Name, ServiceKey};
 use crate::selector::Selector;
@@ -173,6 +174,33 @@ pub struct ServiceSpec {
     /// The virtual IPs to have, ascending, at most one of each family. Of a family that has none here, any is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vips: Vec<IpAddr>,
+    /// What DNS says of it beside the usual.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dns: Box<ServiceDns>,
+    /// The service's name is another name for this one (CNAME), and nothing else: no ports, endpoints or virtual IP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<DomainName>,
+}
+
+impl ServiceSpec {
+    /// Whether it is to have virtual IPs.
+    pub fn has_vips(&self) -> bool {
+        !self.headless && self.external_name.is_none()
+    }
+}
+
+/// `dns:` of a service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceDns {
+    /// Further names of the service, for programs that know it by another one. Where two services claim a name, the older
+    /// has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<DomainName>,
+    /// A headless service's name stands for endpoints that are not ready too, as a Kubernetes service of this setting does:
+    /// so that members of a cluster find each other while they start.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub publish_not_ready_addresses: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -22,6 +22,7 @@ pub use eligible::Filter;
 pub use ownerless::CHECKERS;
 pub use view::{EndpointLoad, EndpointView, PortLoad, PortView, ServiceView};
 
+use crate::domain::DomainName;
 use crate::membership::{MassExpiry, Member, NodeState};
 use crate::mesh::Mesh;
 use crate::name::{Name, ServiceKey};
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub unowned: HashTrieSetSync<ServiceKey>,
     /// Namespaces that have a service, with how many: DNS tells an empty name from an unknown one by it.
     pub namespaces: HashTrieMapSync<Name, usize>,
+    /// Who claims which further name in DNS, by namespace and name.
+    pub dns_names: HashTrieMapSync<DomainName, Arc<[ServiceKey]>>,
     /// All nodes known.
     pub nodes: HashTrieMapSync<Name, Arc<Node>>,
     /// The nodes that are alive.
@@ -80,6 +83,14 @@ impl Snapshot {
     /// The service that has this virtual IP.
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<ServiceView>> {
         self.services.get(self.vips.get(&vip)?)
+    }
+
+    /// The service that has a further name in DNS: the oldest of those that claim it.
+    pub fn service_named(&self, name: &DomainName) -> Option<&Arc<ServiceView>> {
+        let claimed = self.dns_names.get(name)?.iter();
+        claimed
+            .filter_map(|key| self.service(key))
+            .min_by_key(|view| (view.service.metadata.creation_timestamp, &view.key))
     }
 
     /// What is made of a node. Where nobody keeps account of that, its liveness key decides.

@@ -45,6 +45,12 @@ pub(super) const KEYS: &[(&str, Kind)] = &[
     ("proxy.start_traces", Kind::Bool),
     ("dns.listen", Kind::List),
     ("dns.upstreams", Kind::List),
+    ("dns.zones", Kind::List),
+    ("dns.cache_size", Kind::Text),
+    ("dns.clients", Kind::List),
+    ("dns.single_answer", Kind::Bool),
+    ("dns.nsid", Kind::Text),
+    ("dns.version", Kind::Text),
     ("admin.socket", Kind::Text),
     ("admin.listen", Kind::Text),
 ];

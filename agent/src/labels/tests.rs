@@ -271,6 +271,7 @@ fn an_older_container_of_another_node_decides() {
         remote: Vec::new(),
         weight: 1,
         zone: None,
+        hostname: None,
         health: Fact::new(Health::Passing, Timestamp(0), ""),
         lifecycle: Fact::new(Lifecycle::Running, Timestamp(0), ""),
     };

@@ -22,6 +22,7 @@ fn slice(service: &str, endpoints: usize) -> Slice {
         remote: Vec::new(),
         weight: 1,
         zone: None,
+        hostname: None,
         health: Fact::new(Health::Passing, Timestamp(1), "passes"),
         lifecycle: Fact::new(Lifecycle::Running, Timestamp(1), ""),
     };

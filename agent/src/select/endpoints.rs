@@ -104,6 +104,7 @@ fn endpoint(
             local: local_addresses,
             weight: local.wishes.weight,
             zone: node.zone.clone(),
+            hostname: local.wishes.hostname.clone(),
             health,
             lifecycle: workload.lifecycle.clone(),
         },

@@ -96,6 +96,7 @@ fn endpoint(workload: &str, health: Health, reachable: bool) -> Endpoint {
         remote: Vec::from_iter(reachable.then(|| "192.0.2.2:8080".parse().expect("an address"))),
         weight: 1,
         zone: None,
+        hostname: None,
         health: Fact::new(health, Timestamp(1), "as published"),
         lifecycle: Fact::new(Lifecycle::Running, Timestamp(1), ""),
     }

@@ -3,34 +3,117 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::Asked;
-use super::wire::{self, Response};
-use crate::error::Transport;
+use super::cache::Key;
+use super::received::{self, Response};
+use super::stored::Stored;
+use crate::edns::Opt;
 use crate::response::MAX_DATAGRAM;
+use crate::wire::HEADER;
 
-/// Asks by the client's own transport; a truncated datagram makes us ask again by TCP.
-pub(super) async fn exchange(
+/// A query of our own, with an id and a mix of upper and lower case that nobody can guess.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub id: u16,
+    bytes: Vec<u8>,
+    /// Length of the question, which stands behind the header.
+    question: usize,
+}
+
+impl Asked {
+    /// Options of the client's OPT record are not passed on: they are meant for us (RFC 6891, 6.1.1).
+    pub(super) fn new(key: &Key<'_>, edns: bool) -> Self {
+        const RECURSION_DESIRED: u8 = 0x01;
+        const AUTHENTIC_DATA: u8 = 0x20;
+        const CHECKING_DISABLED: u8 = 0x10;
+        const CLASS_IN: [u8; 2] = [0, 1];
+        let flag = |on, flag| if on { flag } else { 0 };
+        let id: u16 = rand::random();
+        let mut bytes = id.to_be_bytes().to_vec();
+        bytes.push(flag(key.flags.recursion_desired, RECURSION_DESIRED));
+        bytes.push(
+            flag(key.flags.authentic_data, AUTHENTIC_DATA)
+                | flag(key.flags.checking_disabled, CHECKING_DISABLED),
+        );
+        bytes.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
+        bytes.extend(key.name.iter().map(|byte| {
+            // Lengths are no letters.
+            if rand::random() {
+                byte.to_ascii_uppercase()
+            } else {
+                *byte
+            }
+        }));
+        bytes.extend(key.kind.to_be_bytes());
+        bytes.extend(CLASS_IN);
+        let question = bytes.len() - HEADER;
+        if edns {
+            let opt = Opt {
+                dnssec_ok: key.flags.dnssec_ok,
+                ..Opt::default()
+            };
+            bytes.extend(opt.to_vec(0));
+        }
+        Asked {
+            id,
+            bytes,
+            question,
+        }
+    }
+
+    pub(super) fn question(&self) -> &[u8] {
+        &self.bytes[HEADER..HEADER + self.question]
+    }
+}
+
+/// Asks an upstream by UDP, and by TCP where that does not do.
+pub(super) async fn exchange(server: SocketAddr, key: &Key<'_>) -> io::Result<Stored> {
+    match ask(server, key, true).await? {
+        // Those who don't know EDNS say so in one way or the other (RFC 6891, 7).
+        Some((response, asked)) if !misread(response.code()) => store(response, &asked),
+        _ => match ask(server, key, false).await? {
+            Some((response, asked)) => store(response, &asked),
+            None => Err(not_understood()),
+        },
+    }
+}
+
+fn misread(code: ResponseCode) -> bool {
+    matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
+}
+
+fn store(response: Response, asked: &Asked) -> io::Result<Stored> {
+    let stored = response.into_stored(asked.question);
+    stored.ok_or_else(not_understood)
+}
+
+/// `None`: the upstream could not read the query.
+async fn ask(
     server: SocketAddr,
-    asked: &Asked,
-    transport: Transport,
-) -> io::Result<Response> {
-    if transport == Transport::Tcp {
-        return by_tcp(server, asked).await;
+    key: &Key<'_>,
+    edns: bool,
+) -> io::Result<Option<(Response, Asked)>> {
+    let asked = Asked::new(key, edns);
+    let Some(response) = by_udp(server, &asked).await? else {
+        return Ok(None);
+    };
+    if !response.truncated() && response.case_kept {
+        return Ok(Some((response, asked)));
     }
-    let response = by_udp(server, asked).await?;
-    if !response.truncated() {
-        return Ok(response);
+    match by_tcp(server, &asked).await {
+        Ok(whole) => Ok(Some((whole, asked))),
+        // What was left out is still said to be. What lost its case may be forged.
+        Err(_) if response.case_kept => Ok(Some((response, asked))),
+        Err(error) => Err(error),
     }
-    // What was left out is still said to be: the client may have more luck by TCP than we.
-    Ok(by_tcp(server, asked).await.unwrap_or(response))
 }
 
 /// A socket for each query: its random port and the random id are what a forger has to guess, and being connected it
 /// takes datagrams from the upstream only.
-async fn by_udp(server: SocketAddr, asked: &Asked) -> io::Result<Response> {
+async fn by_udp(server: SocketAddr, asked: &Asked) -> io::Result<Option<Response>> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -41,11 +124,11 @@ async fn by_udp(server: SocketAddr, asked: &Asked) -> io::Result<Response> {
     let mut buffer = [0; MAX_DATAGRAM as usize];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        if wire::is_bare_error(&buffer[..length], asked) {
-            return Err(not_understood());
+        if received::is_bare_error(&buffer[..length], asked) {
+            return Ok(None);
         }
         if let Some(response) = Response::read(buffer[..length].to_vec(), asked) {
-            return Ok(response);
+            return Ok(Some(response));
         }
     }
 }

@@ -1,48 +1,106 @@
-use hickory_proto::op::{Edns, Message, MessageType};
-use hickory_proto::rr::{Name, RecordType};
+//! Asking upstreams: what is taken for an answer, whom to ask next, and what is remembered.
+
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use proptest::prelude::*;
 
+use super::exchange::Asked;
+use super::received::Response;
 use super::*;
-use crate::request::Packet;
-use crate::testing::{FakeUpstream, response};
+use crate::edns::Opt;
+use crate::error::Transport;
+use crate::testing::{FakeUpstream, forwarder, response};
+use crate::wire::HEADER;
 
-fn request(edns: Option<u16>) -> Request {
-    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(
-        Name::from_ascii("wWw.ExAmPlE.cOm.").unwrap(),
-        RecordType::A,
-    ));
-    if let Some(size) = edns {
-        let mut edns = Edns::new();
-        edns.set_max_payload(size);
-        message.set_edns(edns);
+const NAME: &str = "wWw.ExAmPlE.cOm.";
+/// Limits of the group, which tests measure against.
+const TRY: Duration = Duration::from_millis(1_500);
+const TOTAL: Duration = Duration::from_millis(4_500);
+
+/// How a client asks for the addresses of a name.
+#[derive(Clone, Copy)]
+struct Client {
+    name: &'static str,
+    edns: bool,
+    limit: usize,
+}
+
+const PLAIN: Client = Client {
+    name: NAME,
+    edns: false,
+    limit: 512,
+};
+const EDNS: Client = Client {
+    edns: true,
+    limit: 1232,
+    ..PLAIN
+};
+const TCP: Client = Client {
+    limit: 65_535,
+    ..PLAIN
+};
+
+impl Client {
+    fn named(self, name: &'static str) -> Client {
+        Client { name, ..self }
     }
-    match Packet::read(&message.to_vec().unwrap()) {
-        Packet::Request(request) => request,
-        other => panic!("a request and not {other:?}"),
+
+    fn question(&self) -> Vec<u8> {
+        let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(
+            Name::from_ascii(self.name).unwrap(),
+            RecordType::A,
+        ));
+        message.to_vec().unwrap().split_off(HEADER)
+    }
+
+    fn name(&self) -> Vec<u8> {
+        let question = self.question();
+        question[..question.len() - 4].to_ascii_lowercase()
+    }
+
+    fn key<'n>(&self, name: &'n [u8]) -> Key<'n> {
+        Key {
+            name,
+            kind: 1,
+            flags: Flags {
+                recursion_desired: true,
+                ..Flags::default()
+            },
+        }
+    }
+
+    fn read(&self, stored: &Stored, age: Option<u32>) -> Message {
+        let question = self.question();
+        let asker = Asker {
+            id: 4711u16.to_be_bytes(),
+            question: &question,
+            recursion_desired: true,
+            checking_disabled: false,
+            limit: self.limit,
+            opt: self.edns.then(Opt::default),
+        };
+        let bytes = stored.to_vec(&asker, age).unwrap();
+        assert!(bytes.len() <= self.limit);
+        Message::from_vec(&bytes).unwrap()
+    }
+
+    async fn ask(&self, forwarder: &Arc<Forwarder>) -> Result<Message, ForwardError> {
+        let name = self.name();
+        let (stored, age) = forwarder.resolve(&self.key(&name)).await?;
+        Ok(self.read(&stored, age))
+    }
+
+    fn cached(&self, forwarder: &Forwarder) -> Option<Message> {
+        let name = self.name();
+        let hit = forwarder.cached(&self.key(&name))?;
+        Some(self.read(&hit.stored, hit.age))
     }
 }
 
-async fn ask(
-    upstreams: &[&FakeUpstream],
-    request: &Request,
-    transport: Transport,
-) -> Result<Message, ForwardError> {
-    let forwarder = Forwarder::new(upstreams.iter().map(|u| u.address).collect());
-    ask_by(&forwarder, request, transport).await
-}
-
-async fn ask_by(
-    forwarder: &Forwarder,
-    request: &Request,
-    transport: Transport,
-) -> Result<Message, ForwardError> {
-    let limit = response::limit(transport, request.edns);
-    let query = request.query.as_ref().unwrap();
-    let (_, bytes) = forwarder.ask(request, query, transport, limit).await?;
-    assert!(bytes.len() <= usize::from(limit));
-    Ok(Message::from_vec(&bytes).unwrap())
+async fn ask(upstreams: &[&FakeUpstream], client: Client) -> Result<Message, ForwardError> {
+    let addresses: Vec<SocketAddr> = upstreams.iter().map(|u| u.address).collect();
+    client.ask(&forwarder(&addresses)).await
 }
 
 #[tokio::test]
@@ -53,14 +111,12 @@ async fn a_response_is_passed_on_with_the_clients_id_and_case() {
         vec![message.to_vec().unwrap()]
     })
     .await;
-    let got = ask(&[&upstream], &request(None), Transport::Udp)
-        .await
-        .unwrap();
+    let got = ask(&[&upstream], PLAIN).await.unwrap();
     assert_eq!(got.metadata.id, 4711);
     assert_eq!(got.queries[0].name.to_string(), "wWw.ExAmPlE.cOm.");
     assert_eq!(got.answers.len(), 2);
     assert!(got.edns.is_none());
-    assert_eq!(upstream.asked(Transport::Tcp), 0);
+    assert_eq!(upstream.asked(Transport::Tcp), 1, "its case was lost");
 }
 
 #[tokio::test]
@@ -82,9 +138,7 @@ async fn forged_late_and_foreign_responses_are_not_taken() {
         all
     })
     .await;
-    let got = ask(&[&upstream], &request(None), Transport::Udp)
-        .await
-        .unwrap();
+    let got = ask(&[&upstream], PLAIN).await.unwrap();
     assert_eq!(got.answers.len(), 1);
     assert_eq!(upstream.asked(Transport::Udp), 1);
 }
@@ -93,7 +147,7 @@ async fn forged_late_and_foreign_responses_are_not_taken() {
 async fn a_datagram_from_elsewhere_is_not_taken() {
     let upstream = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let elsewhere = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let forwarder = Forwarder::new(vec![upstream.local_addr().unwrap()]);
+    let forwarder = forwarder(&[upstream.local_addr().unwrap()]);
     let forge_then_answer = async {
         let mut buffer = [0; 512];
         let (length, from) = upstream.recv_from(&mut buffer).await.unwrap();
@@ -103,9 +157,7 @@ async fn a_datagram_from_elsewhere_is_not_taken() {
         let honest = response(&query, 1).to_vec().unwrap();
         upstream.send_to(&honest, from).await.unwrap();
     };
-    let request = request(None);
-    let ask = ask_by(&forwarder, &request, Transport::Udp);
-    let (got, ()) = tokio::join!(ask, forge_then_answer);
+    let (got, ()) = tokio::join!(PLAIN.ask(&forwarder), forge_then_answer);
     assert_eq!(got.unwrap().answers.len(), 1);
 }
 
@@ -117,14 +169,16 @@ async fn the_next_upstream_is_asked_and_remembered_when_the_first_is_dead() {
         .unwrap();
     let silent = FakeUpstream::silent().await;
     let good = FakeUpstream::good().await;
-    let forwarder = Forwarder::new(vec![dead, silent.address, good.address]);
-    for _ in 0..3 {
-        let got = ask_by(&forwarder, &request(None), Transport::Udp)
-            .await
-            .unwrap();
+    let forwarder = forwarder(&[dead, silent.address, good.address]);
+    for name in ["a.example.", "b.example.", "c.example."] {
+        let got = PLAIN.named(name).ask(&forwarder).await.unwrap();
         assert_eq!(got.answers.len(), 1);
     }
-    assert_eq!(silent.asked(Transport::Udp), 1, "its time-out is paid once");
+    assert_eq!(
+        silent.asked(Transport::Udp),
+        1,
+        "its silence is paid for once"
+    );
     assert_eq!(good.asked(Transport::Udp), 3);
 }
 
@@ -140,17 +194,9 @@ async fn an_upstream_that_can_not_answer_is_heard_only_when_no_other_can() {
     let servfail = failing(ResponseCode::ServFail).await;
     let refused = failing(ResponseCode::Refused).await;
     let denies = failing(ResponseCode::NXDomain).await;
-    let got = ask(
-        &[&servfail, &refused, &denies],
-        &request(None),
-        Transport::Udp,
-    )
-    .await
-    .unwrap();
+    let got = ask(&[&servfail, &refused, &denies], PLAIN).await.unwrap();
     assert_eq!(got.metadata.response_code, ResponseCode::NXDomain);
-    let got = ask(&[&refused, &servfail], &request(None), Transport::Udp)
-        .await
-        .unwrap();
+    let got = ask(&[&refused, &servfail], PLAIN).await.unwrap();
     assert_eq!(got.metadata.response_code, ResponseCode::Refused);
     assert_eq!(servfail.asked(Transport::Udp), 2);
 }
@@ -167,9 +213,7 @@ async fn an_upstream_that_does_not_understand_is_not_waited_for() {
     .await;
     let good = FakeUpstream::good().await;
     let started = Instant::now();
-    let got = ask(&[&old, &good], &request(Some(1232)), Transport::Udp)
-        .await
-        .unwrap();
+    let got = ask(&[&old, &good], EDNS).await.unwrap();
     assert_eq!(got.answers.len(), 1);
     assert!(started.elapsed() < TRY);
 }
@@ -178,12 +222,10 @@ async fn an_upstream_that_does_not_understand_is_not_waited_for() {
 async fn silence_of_all_is_an_error_in_bounded_time() {
     let silent = FakeUpstream::silent().await;
     let started = Instant::now();
-    let error = ask(&[&silent], &request(None), Transport::Udp)
-        .await
-        .unwrap_err();
+    let error = ask(&[&silent], PLAIN).await.unwrap_err();
     assert!(matches!(error, ForwardError::NoAnswer));
     assert!(started.elapsed() < TOTAL + Duration::from_secs(1));
-    assert_eq!(silent.asked(Transport::Udp), ROUNDS);
+    assert_eq!(silent.asked(Transport::Udp), 2);
 }
 
 #[tokio::test]
@@ -194,30 +236,19 @@ async fn a_truncated_response_is_asked_for_again_by_tcp() {
         vec![message.to_vec().unwrap()]
     })
     .await;
-    let got = ask(&[&upstream], &request(Some(1232)), Transport::Udp)
-        .await
-        .unwrap();
+    let got = ask(&[&upstream], EDNS).await.unwrap();
     assert_eq!(got.answers.len(), 60);
     assert!(!got.metadata.truncation && got.edns.is_some());
 
-    let got = ask(&[&upstream], &request(None), Transport::Udp)
-        .await
-        .unwrap();
+    let got = ask(&[&upstream], PLAIN).await.unwrap();
     assert!(
         got.metadata.truncation,
         "60 addresses are more than 512 bytes"
     );
     assert!(got.answers.is_empty());
 
-    let got = ask(&[&upstream], &request(None), Transport::Tcp)
-        .await
-        .unwrap();
+    let got = ask(&[&upstream], TCP).await.unwrap();
     assert_eq!(got.answers.len(), 60);
-    assert_eq!(
-        upstream.asked(Transport::Udp),
-        2,
-        "a tcp client's query goes by tcp"
-    );
 }
 
 #[tokio::test]
@@ -241,13 +272,9 @@ async fn opt_is_each_hops_own() {
     })
     .await;
     for upstream in [&knows_edns, &ignores_edns] {
-        let got = ask(&[upstream], &request(Some(4096)), Transport::Udp)
-            .await
-            .unwrap();
+        let got = ask(&[upstream], EDNS).await.unwrap();
         assert_eq!(got.edns.as_ref().unwrap().max_payload(), 1232);
-        let got = ask(&[upstream], &request(None), Transport::Udp)
-            .await
-            .unwrap();
+        let got = ask(&[upstream], PLAIN).await.unwrap();
         assert!(got.edns.is_none());
     }
 }
@@ -255,7 +282,9 @@ async fn opt_is_each_hops_own() {
 #[tokio::test]
 async fn records_of_unknown_types_pass_whole() {
     let upstream = FakeUpstream::start(|query, _| {
-        let mut bytes = response(query, 0).to_vec().unwrap();
+        let mut message = response(query, 0);
+        message.edns = None;
+        let mut bytes = message.to_vec().unwrap();
         bytes[7] = 1;
         // Owner: the question; type 65,400; class IN; time 9; 5 bytes that look like nothing.
         bytes.extend([
@@ -264,13 +293,8 @@ async fn records_of_unknown_types_pass_whole() {
         vec![bytes]
     })
     .await;
-    let request = request(None);
-    let forwarder = Forwarder::new(vec![upstream.address]);
-    let query = request.query.as_ref().unwrap();
-    let (_, bytes) = forwarder
-        .ask(&request, query, Transport::Udp, 512)
-        .await
-        .unwrap();
+    let got = ask(&[&upstream], PLAIN).await.unwrap();
+    let bytes = got.to_vec().unwrap();
     assert!(bytes.ends_with(&[0, 5, 0xc0, 0xff, 0, 1, 2]));
 }
 
@@ -338,22 +362,166 @@ proptest! {
         counts in prop::array::uniform6(0u8..4),
         edns in any::<bool>(),
     ) {
-        let request = request(edns.then_some(1232));
-        let asked = Asked::new(&request, request.query.as_ref().unwrap()).unwrap();
-        let mut bytes = asked.bytes[..wire::HEADER + asked.question].to_vec();
-        bytes[2] |= 0x80;
-        for (slot, count) in bytes[6..12].chunks_mut(2).zip(counts) {
-            slot[1] = count;
-        }
+        let client = if edns { EDNS } else { PLAIN };
+        let name = client.name();
+        let asked = Asked::new(&client.key(&name), true);
+        let mut bytes = asked.id.to_be_bytes().to_vec();
+        bytes.extend([0x80, 0, 0, 1]);
+        bytes.extend(counts.chunks(2).take(3).flat_map(|count| [0, count[0]]));
+        bytes.extend(asked.question());
         // Zeros are what makes random bytes into names and lengths that fit.
         for byte in tail.iter_mut().filter(|b| **b > 40) {
             *byte = 0;
         }
         bytes.extend(tail);
-        if let Some(response) = wire::Response::read(bytes, &asked) {
-            let ours = response.into_ours(&request, &asked, 512);
+        let question = asked.question().len();
+        let response = Response::read(bytes, &asked);
+        if let Some(stored) = response.and_then(|response| response.into_stored(question)) {
+            let client_question = client.question();
+            let asker = Asker {
+                id: [1, 2],
+                question: &client_question,
+                recursion_desired: true,
+                checking_disabled: false,
+                limit: 512,
+                opt: edns.then(Opt::default),
+            };
+            let ours = stored.to_vec(&asker, Some(3)).unwrap();
             prop_assert!(ours.len() <= 512);
-            prop_assert_eq!(&ours[..2], &4711u16.to_be_bytes());
+            prop_assert_eq!(&ours[..2], &[1, 2]);
         }
     }
+}
+
+#[tokio::test]
+async fn a_question_is_asked_once_and_answered_from_memory_then_with_less_time() {
+    let upstream = FakeUpstream::good().await;
+    let forwarder = forwarder(&[upstream.address]);
+    assert!(PLAIN.cached(&forwarder).is_none());
+    PLAIN.ask(&forwarder).await.unwrap();
+    let got = PLAIN.named("WWW.example.COM.").cached(&forwarder).unwrap();
+    assert_eq!(got.answers.len(), 1);
+    assert!(got.answers[0].ttl <= 60);
+    assert_eq!(got.queries[0].name.to_string(), "WWW.example.COM.");
+    assert!(!got.metadata.authoritative && got.metadata.recursion_available);
+    assert_eq!(upstream.asked(Transport::Udp), 1);
+}
+
+#[tokio::test]
+async fn many_who_ask_the_same_at_once_are_one_question() {
+    let upstream = FakeUpstream::good().await;
+    let forwarder = forwarder(&[upstream.address]);
+    let other = PLAIN.named("www.example.com.");
+    let (a, b, c) = tokio::join!(
+        PLAIN.ask(&forwarder),
+        EDNS.ask(&forwarder),
+        other.ask(&forwarder)
+    );
+    for got in [a, b, c] {
+        assert_eq!(got.unwrap().answers.len(), 1);
+    }
+    assert_eq!(upstream.asked(Transport::Udp), 1);
+}
+
+#[tokio::test]
+async fn that_there_is_nothing_is_kept_as_long_as_the_soa_says_and_not_without_one() {
+    let with_soa = |there: bool| {
+        FakeUpstream::start(move |query, _| {
+            let mut message = response(query, 0);
+            message.metadata.response_code = ResponseCode::NXDomain;
+            if there {
+                let zone = Name::from_ascii("example.com.").unwrap();
+                let soa =
+                    hickory_proto::rr::rdata::SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, 30);
+                message.add_authority(Record::from_rdata(zone, 600, RData::SOA(soa)));
+            }
+            vec![message.to_vec().unwrap()]
+        })
+    };
+    for there in [true, false] {
+        let upstream = with_soa(there).await;
+        let forwarder = forwarder(&[upstream.address]);
+        PLAIN.ask(&forwarder).await.unwrap();
+        let kept = PLAIN.cached(&forwarder);
+        assert_eq!(kept.is_some(), there);
+        assert!(kept.is_none_or(|kept| kept.metadata.response_code == ResponseCode::NXDomain));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_lost_its_case_by_udp_is_asked_for_by_tcp() {
+    let upstream = FakeUpstream::start(|query, transport| {
+        let count = if transport == Transport::Tcp { 2 } else { 1 };
+        let mut message = response(query, count);
+        // Letters enough that no chance gives them all back.
+        let upper = message.queries[0].name.to_ascii().to_ascii_uppercase();
+        message.queries[0].name = Name::from_ascii(upper).unwrap();
+        vec![message.to_vec().unwrap()]
+    })
+    .await;
+    let name = "a-name-with-many-letters-in-it.example.com.";
+    let got = ask(&[&upstream], PLAIN.named(name)).await.unwrap();
+    assert_eq!(got.answers.len(), 2);
+}
+
+#[tokio::test]
+async fn a_zone_has_upstreams_of_its_own() {
+    let corporate =
+        FakeUpstream::start(|query, _| vec![response(query, 2).to_vec().unwrap()]).await;
+    let others = FakeUpstream::good().await;
+    let options = ForwardOptions {
+        upstreams: vec![Upstream::Address(others.address)],
+        zones: vec![(
+            "corp.example".parse().unwrap(),
+            vec![Upstream::Address(corporate.address)],
+        )],
+        resolv_conf: "/nonexistent".into(),
+        own: Vec::new(),
+        cache: 1 << 20,
+    };
+    let forwarder = Arc::new(Forwarder::new(options, Metrics::new()));
+    for (name, answers) in [
+        ("corp.example.", 2),
+        ("a.Corp.Example.", 2),
+        ("notcorp.example.", 1),
+    ] {
+        let got = PLAIN.named(name).ask(&forwarder).await.unwrap();
+        assert_eq!(got.answers.len(), answers, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_systems_name_servers_are_read_again_when_they_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resolv.conf");
+    std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+    let options = ForwardOptions {
+        upstreams: vec![Upstream::System],
+        zones: Vec::new(),
+        resolv_conf: path.clone(),
+        own: Vec::new(),
+        cache: 0,
+    };
+    let forwarder = Forwarder::new(options, Metrics::new());
+    let servers = || -> Vec<String> {
+        let servers = forwarder.default.servers();
+        servers.iter().map(|s| s.address.to_string()).collect()
+    };
+    assert_eq!(servers(), ["192.0.2.1:53"]);
+    std::fs::write(&path, "nameserver 192.0.2.2\nnameserver 192.0.2.1\n").unwrap();
+    assert!(forwarder.look_again());
+    assert_eq!(servers(), ["192.0.2.2:53", "192.0.2.1:53"]);
+    assert!(!forwarder.look_again());
+}
+
+#[tokio::test]
+async fn an_upstream_that_leads_back_here_is_not_asked() {
+    let forwarder = forwarder(&["192.0.2.1:53".parse().unwrap()]);
+    let mut trace = Vec::new();
+    wire::push_labels(&mut trace, [&b"0"[..], forwarder.token.as_bytes()]);
+    trace.push(0);
+    assert!(!forwarder.is_own_trace(b"\x010\x07example\x00"));
+    assert!(forwarder.is_own_trace(&trace));
+    let error = PLAIN.ask(&forwarder).await.unwrap_err();
+    assert!(matches!(error, ForwardError::NoUpstream));
 }

@@ -7,7 +7,7 @@ use model::snapshot::Freshness;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{World, world};
+use crate::testing::{World, forwarder, settings, world};
 
 const NEAR: &str = "192.168.1.9:5000";
 const FAR: &str = "198.51.100.9:5000";
@@ -15,8 +15,8 @@ const FAR: &str = "198.51.100.9:5000";
 fn handler(world: &World) -> Handler {
     Handler::new(
         world.shared(),
-        vec!["10.96.0.10".parse().unwrap()],
-        Forwarder::new(vec!["192.0.2.1:53".parse().unwrap()]),
+        settings(),
+        forwarder(&["192.0.2.1:53".parse().unwrap()]),
         Metrics::new(),
     )
 }
@@ -422,7 +422,10 @@ fn only_neighbours_get_other_zones_but_everyone_gets_ours() {
 
 #[test]
 fn a_host_asks_its_own_public_address_from_that_address() {
-    let handler = handler(&world());
+    let mut settings = settings();
+    settings.access = Access::new(None);
+    let forwarder = forwarder(&["192.0.2.1:53".parse().unwrap()]);
+    let handler = Handler::new(world().shared(), settings, forwarder, Metrics::new());
     let foreign = query("example.com.", RecordType::A).to_vec().unwrap();
     let mut own = client(FAR, Transport::Udp);
     own.asked = own.address.ip();
@@ -449,12 +452,7 @@ fn queries_beyond_the_limit_in_flight_get_servfail_at_once() {
 
 #[test]
 fn without_upstreams_other_zones_are_servfail() {
-    let handler = Handler::new(
-        world().shared(),
-        vec![],
-        Forwarder::new(vec![]),
-        Metrics::new(),
-    );
+    let handler = Handler::new(world().shared(), settings(), forwarder(&[]), Metrics::new());
     let question = query("example.com.", RecordType::A);
     let response = reply(&handler, &question, Transport::Udp);
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
@@ -507,11 +505,12 @@ fn what_is_counted_has_bounded_labels() {
     assert_eq!(
         names,
         [
+            "heddle_dns_cache_total",
             "heddle_dns_queries_total",
             "heddle_dns_query_duration_seconds"
         ]
     );
-    assert_eq!(families[0].get_metric().len(), 2);
+    assert_eq!(families[1].get_metric().len(), 2);
 }
 
 /// Packets that begin well and go wrong somewhere, which get further than bytes out of nowhere.

@@ -23,6 +23,7 @@ fn ask(snapshot: &Snapshot, question: &str) -> String {
     match zone.answer(&labels, kind) {
         Answer::Foreign => "foreign".to_owned(),
         Answer::Unknown => "unknown".to_owned(),
+        Answer::Alias(target) => format!("see {target}"),
         Answer::NoName { apex } => format!("no name in {}", apex_name(apex)),
         Answer::NoData { apex } => format!("no data in {}", apex_name(apex)),
         Answer::Found {
@@ -39,6 +40,7 @@ fn ask(snapshot: &Snapshot, question: &str) -> String {
                     format!("{weight} {port} {}", target.labels().join("."))
                 }
                 Data::Ptr(host) => host.labels().join("."),
+                Data::Alias(target) => format!("alias of {target}"),
                 other => format!("{other:?}"),
             });
             let additionals = additionals
@@ -242,7 +244,8 @@ fn reverse_names_follow_their_endpoints() {
     let reverse = Reverse::default();
     let at = |world: &World, address: &str| {
         let names = reverse.services_at(&world.snapshot(), address.parse().unwrap());
-        names.iter().map(ToString::to_string).collect::<Vec<_>>()
+        let keys = names.iter().map(|(key, _)| key.to_string());
+        keys.collect::<Vec<_>>()
     };
     assert_eq!(at(&world, "172.17.0.2"), ["data/db"]);
     world.endpoints("data/gone", "pg", [("172.17.0.2:1".parse().unwrap(), 1)]);
@@ -267,4 +270,123 @@ fn a_range_that_ends_inside_a_label_has_a_zone_for_each_value_of_it() {
     assert_eq!(name.cut_within(&"10.96.16.0/20".parse().unwrap()), Some(24));
     assert_eq!(name.cut_within(&"10.96.0.0/20".parse().unwrap()), None);
     assert_eq!(name.labels_of(24), 5);
+}
+
+#[test]
+fn members_of_a_cluster_have_the_names_that_they_are_given_and_may_be_found_before_they_are_ready()
+{
+    let mut world = world();
+    let spec = |more: &str| {
+        format!("{{selector: app=etcd, headless: true, ports: [{{name: peer, port: 2380}}]{more}}}")
+    };
+    world.service("data/etcd", &spec(""), &[]);
+    let member = |address: &str, weight, name| (address.parse().unwrap(), weight, Some(name));
+    world.named_endpoints(
+        "data/etcd",
+        "peer",
+        [
+            member("172.17.0.5:2380", 1, "etcd-0"),
+            member("[fd00:17::5]:2380", 1, "etcd-0"),
+            member("172.17.0.6:2380", 0, "etcd-1"),
+        ],
+    );
+    let no_name = "no name in heddle.internal";
+    check(
+        &world.snapshot(),
+        &[
+            ("etcd.data.svc.heddle.internal A", "172.17.0.5"),
+            ("etcd-0.etcd.data.svc.heddle.internal A", "172.17.0.5"),
+            ("etcd-0.etcd.data.svc.heddle.internal AAAA", "fd00:17::5"),
+            ("etcd-1.etcd.data.svc.heddle.internal A", no_name),
+            ("172-17-0-5.etcd.data.svc.heddle.internal A", no_name),
+            (
+                "_peer._tcp.etcd.data.svc.heddle.internal SRV",
+                "1 2380 etcd-0.etcd.data.svc, (etcd-0.etcd.data.svc 172.17.0.5), \
+                 (etcd-0.etcd.data.svc fd00:17::5)",
+            ),
+            ("5.0.17.172.in-addr.arpa PTR", "etcd-0.etcd.data.svc"),
+        ],
+    );
+    world.service(
+        "data/etcd",
+        &spec(", dns: {publishNotReadyAddresses: true}"),
+        &[],
+    );
+    check(
+        &world.snapshot(),
+        &[
+            ("etcd.data.svc.heddle.internal A", "172.17.0.5, 172.17.0.6"),
+            ("etcd-1.etcd.data.svc.heddle.internal A", "172.17.0.6"),
+        ],
+    );
+}
+
+#[test]
+fn an_external_name_is_another_name_for_every_type() {
+    let mut world = world();
+    world.service("shop/mail", "{externalName: Mail.Example.com}", &[]);
+    check(
+        &world.snapshot(),
+        &[
+            ("mail.shop.svc.heddle.internal A", "see mail.example.com"),
+            ("mail.shop.svc.heddle.internal MX", "see mail.example.com"),
+            (
+                "mail.shop.svc.heddle.internal CNAME",
+                "alias of mail.example.com",
+            ),
+            ("mail.shop.svc.heddle.internal ANY", "Minimal"),
+            (
+                "_smtp._tcp.mail.shop.svc.heddle.internal SRV",
+                "no name in heddle.internal",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn nodes_have_names() {
+    let mut world = world();
+    world.node("n2", &["192.0.2.2", "2001:db8::2"]);
+    check(
+        &world.snapshot(),
+        &[
+            ("n2.node.heddle.internal A", "192.0.2.2"),
+            ("n2.node.heddle.internal AAAA", "2001:db8::2"),
+            ("n2.node.heddle.internal TXT", "no data in heddle.internal"),
+            ("n3.node.heddle.internal A", "no name in heddle.internal"),
+            ("node.heddle.internal A", "no data in heddle.internal"),
+        ],
+    );
+}
+
+#[test]
+fn further_names_of_a_service_are_its_own_and_the_older_service_has_a_contested_one() {
+    let mut world = world();
+    let spec = |names: &str| format!("{{ports: [{{port: 80}}], dns: {{names: [{names}]}}}}");
+    world.service(
+        "shop/old",
+        &spec("shop.example.com, api.heddle.internal"),
+        &["10.96.0.30"],
+    );
+    world.service(
+        "shop/new",
+        &spec("shop.example.com, svc.heddle.internal"),
+        &["10.96.0.31"],
+    );
+    check(
+        &world.snapshot(),
+        &[
+            ("shop.example.com A", "10.96.0.31"),
+            ("shop.example.com AAAA", "no data in shop.example.com"),
+            ("www.shop.example.com A", "foreign"),
+            ("example.com A", "foreign"),
+            ("api.heddle.internal A", "10.96.0.30"),
+            ("api.heddle.internal MX", "no data in heddle.internal"),
+            ("svc.heddle.internal A", "no data in heddle.internal"),
+        ],
+    );
+    world.delete("shop/new");
+    check(&world.snapshot(), &[("shop.example.com A", "10.96.0.30")]);
+    world.delete("shop/old");
+    check(&world.snapshot(), &[("shop.example.com A", "foreign")]);
 }

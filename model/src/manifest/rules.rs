@@ -42,7 +42,12 @@ pub fn check_service(mut spec: ServiceSpec) -> Result<ServiceSpec, FieldError> {
 /// Validates a spec that the registry has. What a newer version may ask for and this one doesn't serve passes: only what
 /// no version writes is refused.
 pub fn check_stored_service(spec: &ServiceSpec) -> Result<(), FieldError> {
-    check_ports(&spec.ports)?;
+    if spec.external_name.is_some() {
+        check_external_name(spec)?;
+    } else {
+        check_ports(&spec.ports)?;
+    }
+    check_dns(spec)?;
     if let Some(HealthPolicy::Check(check)) = &spec.health {
         check_health("spec.health", check)?;
     }
@@ -148,6 +153,44 @@ fn check_ports(ports: &[ServicePort]) -> Result<(), FieldError> {
         }
         if let Some(upstream) = &port.upstream_tls {
             check_upstream_tls(&path("upstreamTls"), upstream)?;
+        }
+    }
+    Ok(())
+}
+
+/// The most further names of a service.
+const MAX_NAMES: usize = 64;
+
+fn check_dns(spec: &ServiceSpec) -> Result<(), FieldError> {
+    let names = &spec.dns.names;
+    if names.len() > MAX_NAMES {
+        return field("spec.dns.names", format!("at most {MAX_NAMES}"));
+    }
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
+            let path = format!("spec.dns.names[{index}]");
+            return field(path, format!("`{name}` is there twice"));
+        }
+    }
+    if spec.dns.publish_not_ready_addresses && !spec.headless {
+        return field(
+            "spec.dns.publishNotReadyAddresses",
+            "only the name of a headless service stands for its endpoints",
+        );
+    }
+    Ok(())
+}
+
+fn check_external_name(spec: &ServiceSpec) -> Result<(), FieldError> {
+    let instead = "a service with externalName is another name and nothing else";
+    for (path, there) in [
+        ("spec.ports", !spec.ports.is_empty()),
+        ("spec.selector", spec.selector.is_some()),
+        ("spec.headless", spec.headless),
+        ("spec.vips", !spec.vips.is_empty()),
+    ] {
+        if there {
+            return field(path, instead);
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Freshness, Snapshot};
 use crate::catalog::{Catalog, Change, Touched};
+use crate::domain::DomainName;
 use crate::endpoint::{EndpointId, Fact, Health, Slice};
 use crate::membership::Membership;
 use crate::mesh::Mesh;
@@ -41,6 +42,8 @@ pub struct Builder {
     pub(super) own: HashMap<ServiceKey, Option<Arc<Slice>>>,
     /// Who may check what no node owns; `None`: to be worked out anew.
     pub(super) checkers: Option<Candidates<Name>>,
+    /// Further names in DNS, as services claim them.
+    claims: HashMap<ServiceKey, Arc<[DomainName]>>,
     /// Nodes whose state changed, and whose services are to be rebuilt.
     restated: Vec<Name>,
     pub(super) current: Snapshot,
@@ -55,6 +58,7 @@ impl Builder {
             findings: HashMap::new(),
             own: HashMap::new(),
             checkers: None,
+            claims: HashMap::new(),
             restated: Vec::new(),
             current: Snapshot::default(),
         }
@@ -193,6 +197,7 @@ impl Builder {
                 if self.current.services.remove_mut(key) {
                     self.count_namespace(&key.namespace, false);
                 }
+                self.claim_names(key, &[]);
                 self.current.headless.remove_mut(key);
                 self.current.unowned.remove_mut(key);
                 let in_catalog = self.catalog.slice(key, &self.identity.node).is_some();
@@ -206,6 +211,7 @@ impl Builder {
                 self.count_namespace(&key.namespace, true);
             }
             let view = self.view(key, service, previous.as_deref());
+            self.claim_names(key, &view.service.spec.dns.names);
             flag(&mut self.current.headless, key, view.headless());
             let unowned = view
                 .ports
@@ -215,6 +221,40 @@ impl Builder {
             self.current
                 .services
                 .insert_mut(key.clone(), Arc::new(view));
+        }
+    }
+
+    /// Takes over which further names a service claims in DNS.
+    fn claim_names(&mut self, key: &ServiceKey, names: &[DomainName]) {
+        let before = self.claims.get(key).cloned().unwrap_or_default();
+        if *before == *names {
+            return;
+        }
+        for (name, on) in
+            (before.iter().map(|name| (name, false))).chain(names.iter().map(|name| (name, true)))
+        {
+            let claimed = self.current.dns_names.get(name);
+            let mut keys: BTreeSet<ServiceKey> = claimed
+                .iter()
+                .flat_map(|keys| keys.iter())
+                .cloned()
+                .collect();
+            if on {
+                keys.insert(key.clone());
+            } else {
+                keys.remove(key);
+            }
+            if keys.is_empty() {
+                self.current.dns_names.remove_mut(name);
+            } else {
+                let keys = keys.into_iter().collect();
+                self.current.dns_names.insert_mut(name.clone(), keys);
+            }
+        }
+        if names.is_empty() {
+            self.claims.remove(key);
+        } else {
+            self.claims.insert(key.clone(), names.into());
         }
     }
 

@@ -291,6 +291,7 @@ fn endpoints_of_manual(manual: &ManualEndpoint, service: &Service) -> Vec<Endpoi
             remote: vec![SocketAddr::new(address, *number)],
             weight: manual.spec.weight,
             zone: manual.spec.zone.clone(),
+            hostname: manual.spec.hostname.clone(),
             health: health.clone(),
             lifecycle: Fact::new(Lifecycle::Running, since, ""),
         })

@@ -61,6 +61,7 @@ fn endpoint(workload: &str, health: Health, lifecycle: Lifecycle) -> Endpoint {
         remote: vec!["192.0.2.2:32768".parse().unwrap()],
         weight: 1,
         zone: None,
+        hostname: None,
         health: Fact::new(health, Timestamp(1), "because"),
         lifecycle: Fact::new(lifecycle, Timestamp(1), ""),
     }

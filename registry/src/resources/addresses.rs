@@ -136,10 +136,10 @@ impl<'a> Addresses<'a> {
         before: Option<&Service>,
         after: &ServiceSpec,
     ) -> Result<Vec<IpAddr>, ApplyError> {
-        if after.headless && before.is_none_or(|before| before.spec.headless) {
+        if !after.has_vips() && before.is_none_or(|before| !before.spec.has_vips()) {
             return Ok(Vec::new());
         }
-        if !after.headless
+        if after.has_vips()
             && let Some(mine) = self.of_by_probes(key, before, after).await?
         {
             return Ok(mine);
@@ -211,7 +211,7 @@ impl<'a> Addresses<'a> {
                 let mut wanted = after.vips.iter();
                 let moves =
                     wanted.any(|other| other.is_ipv4() == ip.is_ipv4() && !after.vips.contains(ip));
-                after.headless || moves
+                !after.has_vips() || moves
             })
             .collect();
         mine.retain(|ip| !given_up.contains(ip));
@@ -237,7 +237,7 @@ impl<'a> Addresses<'a> {
         after: &ServiceSpec,
     ) -> Result<Changed, ApplyError> {
         let mut changed = Changed::default();
-        if after.headless {
+        if !after.has_vips() {
             return Ok(changed);
         }
         for ip in after.vips.iter().filter(|ip| !mine.contains(ip)) {

@@ -140,6 +140,7 @@ fn endpoint(workload: &str) -> Endpoint {
         remote: Vec::new(),
         weight: 1,
         zone: None,
+        hostname: None,
         health: Fact::new(Health::Unknown, Timestamp(10), "not checked yet"),
         lifecycle: Fact::new(Lifecycle::Running, Timestamp(1), ""),
     }
@@ -301,6 +302,7 @@ fn an_endpoint_made_by_hand_is_told_with_what_its_checkers_find() {
             ports: [(n("http"), 80)].into(),
             weight: 1,
             zone: None,
+            hostname: None,
         },
     };
     let put = |m: &ManualEndpoint| Change::Endpoint(key.clone(), Some(Arc::new(m.clone())));

@@ -38,6 +38,7 @@ fn slice(service: usize, endpoints: usize) -> Change {
             remote: Vec::new(),
             weight: 1,
             zone: None,
+            hostname: None,
             health: Fact::new(Health::Passing, since, "connected"),
             lifecycle: Fact::new(Lifecycle::Running, since, ""),
         })

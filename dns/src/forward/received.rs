@@ -1,15 +1,11 @@
 //! An upstream's response as bytes: checked for belonging to the query, then made ours.
 
-use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
-use super::Asked;
-use crate::request::Request;
-use crate::response::{OPT_BYTES, opt};
-
-/// Bytes of a message's header (RFC 1035, 4.1.1).
-pub(super) const HEADER: usize = 12;
+use super::exchange::Asked;
+use super::stored::Stored;
+use crate::wire::HEADER;
 
 const FLAGS: usize = 2;
 const CODE: usize = 3;
@@ -26,6 +22,8 @@ const LOW_CODE: u8 = 0x0f;
 pub(super) struct Response {
     bytes: Vec<u8>,
     opt: Option<Opt>,
+    /// Whether the question came back in the case that it was asked in.
+    pub(super) case_kept: bool,
 }
 
 /// Whether this is an error's header and nothing else, as sent by servers that could not read the query.
@@ -84,8 +82,13 @@ impl Response {
                 });
             }
         }
+        let case_kept = bytes[HEADER..records] == *question;
         bytes.truncate(at);
-        Some(Response { bytes, opt })
+        Some(Response {
+            bytes,
+            opt,
+            case_kept,
+        })
     }
 
     /// Whether something was left out.
@@ -99,42 +102,24 @@ impl Response {
         ResponseCode::from(self.opt.map_or(0, |opt| opt.high_code), low)
     }
 
-    /// The response to the client's request: its id, its question as it wrote it, an OPT record if it sent one, and no
-    /// more than `limit` bytes.
-    pub(super) fn into_ours(mut self, request: &Request, asked: &Asked, limit: u16) -> Vec<u8> {
-        let records = HEADER + asked.question;
-        self.bytes[..2].copy_from_slice(&request.metadata.id.to_be_bytes());
-        self.bytes[HEADER..records].copy_from_slice(asked.question());
-        let code = self.code();
-        // An OPT record further up stays where it is: cutting it out would move what follows, and break the pointers.
-        let mut keeps_opt = self.opt.is_some();
-        if let Some(opt) = self.opt.filter(|opt| opt.last) {
-            keeps_opt = false;
-            self.bytes.truncate(opt.start);
-            self.set_additionals(|count| count.saturating_sub(1));
-        }
-        let own = request.edns.map_or(0, |_| usize::from(OPT_BYTES));
-        if self.bytes.len() + own > usize::from(limit) {
-            keeps_opt = false;
-            self.bytes.truncate(records);
-            self.bytes[FLAGS] |= TRUNCATED;
-            self.bytes[COUNTS + 2..HEADER].fill(0);
-        }
-        if let Some(client) = request.edns.filter(|_| !keeps_opt) {
-            let mut edns = opt(client.dnssec_ok);
-            edns.set_rcode_high(code.high());
-            let mut bytes = Vec::new();
-            if edns.emit(&mut BinEncoder::new(&mut bytes)).is_ok() {
-                self.bytes.extend(bytes);
-                self.set_additionals(|count| count.saturating_add(1));
+    /// What is kept of it.
+    pub(super) fn into_stored(mut self, question: usize) -> Option<Stored> {
+        let (code, truncated) = (self.code(), self.truncated());
+        match self.opt {
+            None => {}
+            Some(opt) if opt.last => {
+                self.bytes.truncate(opt.start);
+                let count = count(&self.bytes, 3)?.saturating_sub(1);
+                self.bytes[ADDITIONALS..HEADER].copy_from_slice(&count.to_be_bytes());
+            }
+            // Cutting it out would move what follows, and break the pointers.
+            Some(_) => {
+                let mut message = Message::from_vec(&self.bytes).ok()?;
+                message.edns = None;
+                self.bytes = message.to_vec().ok()?;
             }
         }
-        self.bytes
-    }
-
-    fn set_additionals(&mut self, change: impl FnOnce(u16) -> u16) {
-        let count = u16::from_be_bytes([self.bytes[ADDITIONALS], self.bytes[ADDITIONALS + 1]]);
-        self.bytes[ADDITIONALS..HEADER].copy_from_slice(&change(count).to_be_bytes());
+        Stored::new(self.bytes, HEADER + question, code, truncated)
     }
 }
 
@@ -145,7 +130,7 @@ fn count(bytes: &[u8], section: usize) -> Option<u16> {
 }
 
 /// Where the name that begins at `at` ends. What a pointer points to is the client's to judge.
-fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(super) fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     const POINTER: u8 = 0xc0;
     loop {
         match *bytes.get(at)? {
