@@ -168,6 +168,12 @@ pub(crate) struct ForwardOptions {
 
 type Outcome = Result<Arc<Stored>, ForwardError>;
 
+/// A question, as the cache knows it: name, type and what its client wants to know.
+type Refresh = (Box<[u8]>, u16, Flags);
+
+/// The questions that are under way, each with who waits for its answer.
+type Flights = HashMap<Box<[u8]>, watch::Receiver<Option<Outcome>>>;
+
 /// Asks upstreams, and remembers what they said.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
@@ -178,12 +184,12 @@ pub(crate) struct Forwarder {
     own: Vec<SocketAddr>,
     cache: Cache,
     /// Questions that upstreams are asked now: who asks the same waits for the same answer.
-    flights: Mutex<HashMap<Box<[u8]>, watch::Receiver<Option<Outcome>>>>,
+    flights: Mutex<Flights>,
     in_flight: Arc<Semaphore>,
     /// Stands in the names that show whether an upstream leads back here.
     token: String,
-    refresh: mpsc::Sender<(Box<[u8]>, u16, Flags)>,
-    refreshed: Mutex<Option<mpsc::Receiver<(Box<[u8]>, u16, Flags)>>>,
+    refresh: mpsc::Sender<Refresh>,
+    refreshed: Mutex<Option<mpsc::Receiver<Refresh>>>,
     metrics: Metrics,
 }
 

@@ -38,6 +38,7 @@ fn slice(health: Health) -> Slice {
         service: web(),
         node: name("n1"),
         endpoints: vec![Arc::new(Endpoint {
+            hostname: None,
             workload: "w".into(),
             name: "w".into(),
             port: name("http"),

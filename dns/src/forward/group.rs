@@ -234,20 +234,19 @@ impl Group {
                 _ => {}
             }
             let more = !steps.is_empty();
-            loop {
-                tokio::select! {
-                    Some((server, result)) = running.next() => {
-                        let Ok(stored) = result else { break };
-                        if can_not_answer(stored.code()) {
-                            poor.get_or_insert(stored);
-                            break;
-                        }
+            tokio::select! {
+                Some((server, result)) = running.next() => match result {
+                    Ok(stored) if can_not_answer(stored.code()) => {
+                        poor.get_or_insert(stored);
+                    }
+                    Ok(stored) => {
                         self.prefer(server);
                         return Ok(stored);
                     }
-                    () = sleep(STAGGER), if more => break,
-                    else => break,
-                }
+                    Err(_) => {}
+                },
+                () = sleep(STAGGER), if more => {}
+                else => {}
             }
         }
     }

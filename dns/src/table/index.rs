@@ -82,8 +82,11 @@ impl Index {
     }
 }
 
+/// A name with its hash, and what it holds from now on; nothing: it is gone.
+type Change = (u64, Box<[u8]>, Option<Entry>);
+
 /// The leaf with the changes.
-fn changed(leaf: &Leaf, changes: &mut [(u64, Box<[u8]>, Option<Entry>)]) -> Leaf {
+fn changed(leaf: &Leaf, changes: &mut [Change]) -> Leaf {
     let mut all: Vec<(u64, Entry)> = Vec::with_capacity(leaf.len() + changes.len());
     let kept = leaf.iter().flatten().filter(|(tag, entry)| {
         !changes

@@ -231,7 +231,7 @@ impl Updater {
         let label = |name: &Name| [name.as_str().to_owned().into_bytes(), b"node".to_vec()];
         for (name, node) in snapshot.nodes.iter() {
             let before = self.nodes.remove(name);
-            if !before.is_some_and(|before| before.addresses == node.addresses) {
+            if before.is_none_or(|before| before.addresses != node.addresses) {
                 let sets = service::address_sets(&canonical(&node.addresses));
                 let labels = label(name);
                 changes.extend(self.own(&[&labels[0], &labels[1]], &sets));

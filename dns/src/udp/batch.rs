@@ -102,7 +102,7 @@ impl Batch {
             let to = socket.local.ip();
             return Some(Datagram { from, to });
         }
-        let length = self.messages[index].msg_hdr.msg_controllen as usize;
+        let length = self.messages[index].msg_hdr.msg_controllen;
         let to = destination(self.controls[index].0.get(..length)?)?;
         Some(Datagram { from, to })
     }

@@ -22,6 +22,7 @@ fn port(balance: Balance, endpoints: &[Some3]) -> PortView {
         .enumerate()
         .map(|(at, (weight, in_flight, _))| {
             let endpoint = Arc::new(Endpoint {
+                hostname: None,
                 workload: format!("w{at}").into(),
                 name: format!("w{at}").into(),
                 port: name.clone(),

@@ -17,6 +17,7 @@ fn name(text: &str) -> Name {
 
 fn endpoint(workload: &str, weight: u16, health: Health, lifecycle: Lifecycle) -> Arc<Endpoint> {
     Arc::new(Endpoint {
+        hostname: None,
         workload: workload.into(),
         name: workload.into(),
         port: name("http"),

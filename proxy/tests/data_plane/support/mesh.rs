@@ -34,6 +34,7 @@ pub fn free_port() -> u16 {
 /// An endpoint of this node at an address, ready for work.
 pub fn at(name: &str, address: SocketAddr) -> Endpoint {
     Endpoint {
+        hostname: None,
         workload: name.into(),
         name: name.into(),
         port: Name::new("main").unwrap(),
