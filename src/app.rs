@@ -309,7 +309,7 @@ fn start_dns(
     let options = dns::Options {
         workers: config.workers,
         zones: given.zones,
-        cache: given.cache.unwrap_or(dns::server::DEFAULT_CACHE),
+        cache: given.cache,
         clients: given.clients,
         single_answer: given.single_answer,
         nsid: given.nsid.unwrap_or_else(|| config.node.to_string()),

@@ -245,7 +245,7 @@ pub struct Dns {
     /// `dns.zones`, each zone once.
     pub zones: Vec<(DomainName, Vec<dns::Upstream>)>,
     /// `dns.cache_size` in bytes.
-    pub cache: Option<usize>,
+    pub cache: usize,
     /// `dns.clients`.
     pub clients: Option<Vec<IpNet>>,
     /// `dns.single_answer`.
@@ -504,7 +504,9 @@ fn check_dns(section: &DnsSection) -> Result<Dns, Refused> {
         zones: check_dns_zones(&section.zones)?,
         cache: section
             .cache_size
-            .map(|size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+            .map_or(dns::server::DEFAULT_CACHE, |size| {
+                usize::try_from(size.0).unwrap_or(usize::MAX)
+            }),
         clients: section.clients.clone(),
         single_answer: section.single_answer.unwrap_or(false),
         nsid: section.nsid.clone(),

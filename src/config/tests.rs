@@ -46,6 +46,12 @@ start_traces = false
 [dns]
 listen = ["10.96.0.10:53"]
 upstreams = ["system", "192.0.2.53"]
+zones = ["corp.example=10.0.0.53"]
+cache_size = "16MiB"
+clients = ["10.0.0.0/8"]
+single_answer = false
+nsid = "n1"
+version = "heddle"
 
 [admin]
 socket = "/run/heddle/heddle.sock"

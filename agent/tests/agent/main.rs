@@ -64,6 +64,7 @@ async fn a_restart_of_the_agent_changes_nothing() {
     docker.run("bb", "127.0.0.1", WEB);
     world.until_ready("shop/web", 2).await;
     first.stop().await;
+    world.until_followed("shop/web").await;
     let before = world.stored("shop/web").await.expect("kept");
     let second = world.agent(Some(docker.url()));
     second.until_told("aa", "selected by").await;
@@ -99,6 +100,7 @@ async fn what_went_while_the_agent_was_down_is_removed_and_the_rest_kept() {
     world.until_ready("shop/web", 2).await;
     world.until_ready("shop/db", 1).await;
     first.stop().await;
+    world.until_followed("shop/web").await;
     // While Docker can't be seen, nothing is gone, but what is dead is found by its checks.
     docker.stop();
     docker.remove("bb");
@@ -642,6 +644,7 @@ async fn a_container_that_is_told_to_end_is_not_revived_by_a_restart_of_the_agen
         })
         .await;
     first.stop().await;
+    world.until_followed("shop/web").await;
     let before = world.stored("shop/web").await.expect("kept");
     // The listing shows it running, and this daemon replays no events.
     let second = world.agent(Some(docker.url()));

@@ -195,6 +195,25 @@ impl World {
         }
     }
 
+    /// Waits until whoever is started next is shown what the registry has of the service, as a node that starts lists
+    /// first.
+    pub async fn until_followed(&self, service: &str) {
+        let (key, node) = (key(service), name(NODE));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stored = self.stored(service).await.map(|(slice, _)| slice);
+            let seen = self.catalog.borrow().slice(&key, &node).cloned();
+            if seen.as_deref() == stored.as_ref() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{service} is {stored:?}, seen as {seen:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     pub async fn until_ready(&self, service: &str, count: usize) -> Vec<Arc<Endpoint>> {
         self.until(service, &format!("ready with {count}"), |all| {
             all.len() == count && all.iter().all(|e| ready(e))
