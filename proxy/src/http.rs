@@ -6,11 +6,12 @@
 //! * `message`: HTTP/1.1 as bytes, read strictly and written anew; no I/O
 //! * `h1`: clients' HTTP/1.1 connections, an engine of our own
 //! * `h2`: HTTP/2 on either side, on hyper
-//! * `endpoint`, `pool`: connections to endpoints, and how a try on one can fail
+//! * `endpoint`, `pool`: connections to endpoints, and how a try on one can fail; `flight`: a request on its way there
 //! * `translate`: heads between the versions; `reply`: answers of our own; `io`: sockets as hyper wants them
 
 mod endpoint;
 mod exchange;
+mod flight;
 mod h1;
 mod h2;
 mod io;

@@ -103,7 +103,9 @@ pub(super) async fn serve(
                     Err(lost) => {
                         drop(tried);
                         let failed = match lost {
-                            Lost::Failed(failure) => exchange.failed(index, failure, up.resend()),
+                            Lost::Failed(failure) => {
+                                exchange.failed(index, failure, up.flight.resend())
+                            }
                             Lost::Problem(problem) => Err(problem),
                         };
                         match failed {
@@ -141,11 +143,11 @@ pub(super) async fn serve(
         exchange = again;
         drop(tried);
         let side = &mut *talk.side;
-        let failed = back.and_then(|failure| exchange.failed(index, failure, up.resend()));
+        let failed = back.and_then(|failure| exchange.failed(index, failure, up.flight.resend()));
         if let Err(problem) = failed {
             return refuse(side, exchange, facts, &up, problem).await;
         }
-        up.rewind();
+        up.flight.rewind();
     }
 }
 
@@ -221,7 +223,7 @@ impl Talk<'_> {
 
     /// A failure after which it is unknown what became of the request; or known, if nothing of it was sent.
     fn broken(&self, error: EndpointError) -> Failure {
-        if self.up.nothing_sent() {
+        if self.up.flight.nothing_sent() {
             Failure::NotSent { error }
         } else {
             let reused = self.connection.reused && self.down.is_untouched();
@@ -238,7 +240,7 @@ impl Talk<'_> {
             return then;
         };
         let all_sent = self.up.all_sent();
-        self.worker.take_back(self.up.into_buffer());
+        self.worker.take_back(self.up.flight.into_buffer());
         let whole = self.down.keep_alive && self.down.ended() && all_sent;
         if whole && matches!(then, Then::Keep | Then::Close) && ending.may_keep() {
             ending

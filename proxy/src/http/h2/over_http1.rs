@@ -13,118 +13,65 @@ use super::answer::Answer;
 use super::body::ResponseBody;
 use crate::http::endpoint::{Connection, EndpointError, Failure};
 use crate::http::exchange::{Exchange, Lost, Refused};
+use crate::http::flight::{Flight, Sent};
 use crate::http::message::{
     Coding, Decoder, Framing, ResponseHead, Storage, encode, is_too_long, last_chunk,
 };
 use crate::http::reply::Problem;
 use crate::http::translate::{self, Asking};
 use crate::http::tries::{Resend, Try};
-use crate::options::limits;
 use crate::worker::Worker;
 
 /// What is to be sent of a request.
 pub(super) struct Upload {
     incoming: Option<Incoming>,
     coding: Coding,
-    /// What goes out; all from the request's beginning as long as it is `whole`.
-    flight: Vec<u8>,
-    sent: usize,
-    whole: bool,
-    begun: bool,
-    /// The endpoint takes no more.
-    broken: bool,
-    unflushed: bool,
+    flight: Flight,
     /// Written behind the last chunk.
     trailers: Vec<u8>,
 }
 
 impl Upload {
-    fn with(flight: Vec<u8>, incoming: Option<Incoming>, coding: Coding) -> Self {
+    fn with(first: Vec<u8>, incoming: Option<Incoming>, coding: Coding) -> Self {
         Upload {
             incoming,
             coding,
-            flight,
-            sent: 0,
-            whole: true,
-            begun: false,
-            broken: false,
-            unflushed: false,
+            flight: Flight::new(first),
             trailers: Vec::new(),
         }
     }
 
     /// A request without a body.
-    pub(super) fn of_head(flight: Vec<u8>) -> Self {
-        Upload::with(flight, None, Coding::Raw)
+    pub(super) fn of_head(first: Vec<u8>) -> Self {
+        Upload::with(first, None, Coding::Raw)
     }
 
     /// Everything went out.
     pub(super) fn ended(&self) -> bool {
-        self.incoming.is_none() && self.sent == self.flight.len() && !self.broken
+        self.incoming.is_none() && self.flight.is_out()
     }
 
-    fn resend(&self) -> Resend {
-        if self.whole {
-            Resend::Possible
-        } else {
-            Resend::Impossible
-        }
-    }
-
+    /// Whether all that is to be sent can be sent again.
     fn resend_whole(&self) -> Resend {
         if self.incoming.is_some() {
             Resend::Impossible
         } else {
-            self.resend()
+            self.flight.resend()
         }
-    }
-
-    fn rewind(&mut self) {
-        self.sent = 0;
-        (self.begun, self.broken, self.unflushed) = (false, false, false);
     }
 
     /// Moves the request as far as both sides allow.
     ///
     /// # Errors
-    /// The client broke its body off.
+    /// The client broke its body off, or the connection was closed before anything went out.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut Connection,
     ) -> Result<(), UploadError> {
         loop {
-            if self.broken {
-                return Ok(());
-            }
-            while self.sent < self.flight.len() {
-                match connection.poll_write(cx, &self.flight[self.sent..]) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(n)) if n > 0 => {
-                        self.sent += n;
-                        (self.begun, self.unflushed) = (true, true);
-                    }
-                    Poll::Ready(result) if !self.begun => {
-                        let zero = std::io::ErrorKind::WriteZero.into();
-                        return Err(UploadError::NotSent(result.err().unwrap_or(zero)));
-                    }
-                    Poll::Ready(_) => self.broken = true,
-                }
-                if self.broken {
-                    return Ok(());
-                }
-            }
-            if self.whole && self.flight.len() > limits::REPLAY_BYTES {
-                self.whole = false;
-            }
-            if !self.whole {
-                self.flight.clear();
-                self.sent = 0;
-            }
-            if self.unflushed && !matches!(connection.poll_flush(cx), Poll::Pending) {
-                self.unflushed = false;
-            }
-            if !self.poll_body(cx)? {
+            let sent = self.flight.poll(cx, connection);
+            if sent.map_err(UploadError::NotSent)? != Sent::All || !self.poll_body(cx)? {
                 return Ok(());
             }
         }
@@ -142,7 +89,7 @@ impl Upload {
             Poll::Ready(Some(Ok(frame))) => {
                 let over = incoming.is_end_stream();
                 match frame.into_data() {
-                    Ok(data) => encode(&mut self.flight, self.coding, &data),
+                    Ok(data) => encode(self.flight.bytes(), self.coding, &data),
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
                         self.trailers = translate::trailer_lines(&trailers);
@@ -159,7 +106,7 @@ impl Upload {
     fn end(&mut self) {
         self.incoming = None;
         if self.coding == Coding::Chunked {
-            last_chunk(&mut self.flight, &self.trailers);
+            last_chunk(self.flight.bytes(), &self.trailers);
         }
     }
 }
@@ -250,9 +197,9 @@ pub(super) async fn ask(
             Err(Lost::Problem(problem)) => problem,
             Err(Lost::Failed(failure)) => {
                 drop(tried);
-                match exchange.failed(index, failure, up.resend()) {
+                match exchange.failed(index, failure, up.flight.resend()) {
                     Ok(()) => {
-                        up.rewind();
+                        up.flight.rewind();
                         continue;
                     }
                     Err(problem) => problem,

@@ -4,40 +4,25 @@ use std::task::{Context, Poll};
 
 use super::{Outcome, Stage, Talk, Then};
 use crate::http::endpoint::{EndpointError, Failure};
+use crate::http::flight::{Flight, Sent};
 use crate::http::message::{Coding, Decoder, encode, last_chunk};
 use crate::http::reply::Problem;
 use crate::http::tries::Resend;
-use crate::options::limits;
 
 /// What is to be sent of a request.
 pub(super) struct Upload {
     /// Reads the rest of the body.
     decoder: Decoder,
     coding: Coding,
-    /// What goes out; all from the request's beginning as long as it is `whole`.
-    flight: Vec<u8>,
-    sent: usize,
-    /// Nothing was dropped from `flight`: the request can be sent again.
-    whole: bool,
-    /// Something went out in this try.
-    begun: bool,
-    /// The endpoint takes no more, though it may answer.
-    broken: bool,
-    /// What went into TLS may not have reached the socket.
-    unflushed: bool,
+    pub(super) flight: Flight,
 }
 
 impl Upload {
-    pub(super) fn new(decoder: Decoder, coding: Coding, flight: Vec<u8>) -> Self {
+    pub(super) fn new(decoder: Decoder, coding: Coding, first: Vec<u8>) -> Self {
         Upload {
             decoder,
             coding,
-            flight,
-            sent: 0,
-            whole: true,
-            begun: false,
-            broken: false,
-            unflushed: false,
+            flight: Flight::new(first),
         }
     }
 
@@ -48,51 +33,15 @@ impl Upload {
 
     /// The endpoint got everything.
     pub(super) fn all_sent(&self) -> bool {
-        self.ended() && self.sent == self.flight.len() && !self.broken
+        self.ended() && self.flight.is_out()
     }
 
-    pub(super) fn nothing_sent(&self) -> bool {
-        !self.begun
-    }
-
-    /// Whether what was sent so far can be sent again.
-    pub(super) fn resend(&self) -> Resend {
-        if self.whole {
-            Resend::Possible
-        } else {
-            Resend::Impossible
-        }
-    }
-
-    /// The same for all that is to be sent.
+    /// Whether all that is to be sent can be sent again.
     pub(super) fn resend_whole(&self) -> Resend {
-        if self.whole && self.ended() {
-            Resend::Possible
+        if self.ended() {
+            self.flight.resend()
         } else {
             Resend::Impossible
-        }
-    }
-
-    /// From the beginning, on another connection.
-    pub(super) fn rewind(&mut self) {
-        self.sent = 0;
-        self.begun = false;
-        self.broken = false;
-        self.unflushed = false;
-    }
-
-    pub(super) fn into_buffer(self) -> Vec<u8> {
-        self.flight
-    }
-
-    /// Lets go of what went out, where it can't or needn't be kept.
-    fn settle(&mut self) {
-        if self.whole && self.flight.len() > limits::REPLAY_BYTES {
-            self.whole = false;
-        }
-        if !self.whole && self.sent == self.flight.len() {
-            self.flight.clear();
-            self.sent = 0;
         }
     }
 }
@@ -104,50 +53,23 @@ impl Talk<'_> {
     /// How the try ends because of it.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Outcome> {
         loop {
-            if self.up.broken {
-                return Ok(());
-            }
-            while self.up.sent < self.up.flight.len() {
-                let left = &self.up.flight[self.up.sent..];
-                match self.connection.poll_write(cx, left) {
-                    Poll::Pending => {
-                        // It is not the client who is slow.
-                        self.side.slot.set_uploading(false);
-                        return Ok(());
-                    }
-                    Poll::Ready(Ok(n)) if n > 0 => {
-                        self.up.sent += n;
-                        self.up.begun = true;
-                        self.up.unflushed = true;
-                    }
-                    Poll::Ready(Ok(_)) => {
-                        return self.refused(std::io::ErrorKind::WriteZero.into());
-                    }
-                    Poll::Ready(Err(error)) => return self.refused(error),
+            match self.up.flight.poll(cx, &mut self.connection) {
+                Ok(Sent::All) => {}
+                Ok(Sent::Waiting) => {
+                    // It is not the client who is slow.
+                    self.side.slot.set_uploading(false);
+                    return Ok(());
                 }
-            }
-            self.up.settle();
-            if self.up.unflushed {
-                match self.connection.poll_flush(cx) {
-                    Poll::Pending => {}
-                    Poll::Ready(Ok(())) => self.up.unflushed = false,
-                    Poll::Ready(Err(error)) => return self.refused(error),
+                Ok(Sent::Broken) => return Ok(()),
+                Err(error) => {
+                    let error = EndpointError::Io(error);
+                    return Err(Outcome::Failed(Failure::NotSent { error }));
                 }
             }
             if self.up.ended() || !self.read_body(cx)? {
                 return Ok(());
             }
         }
-    }
-
-    /// The endpoint takes no more of the request. It may have answered before, which is looked for next.
-    fn refused(&mut self, error: std::io::Error) -> Result<(), Outcome> {
-        if self.up.nothing_sent() {
-            let error = EndpointError::Io(error);
-            return Err(Outcome::Failed(Failure::NotSent { error }));
-        }
-        self.up.broken = true;
-        Ok(())
     }
 
     /// Takes up more of the body, if some has come.
@@ -177,22 +99,16 @@ impl Talk<'_> {
             .rest
             .extend_from_slice(&scratch[decoded.consumed..n]);
         let mut data = &scratch[..decoded.data];
-        if !up.whole && up.coding == Coding::Raw && up.flight.is_empty() {
+        if up.coding == Coding::Raw {
             // Straight on, without a copy: only what the endpoint does not take at once is held.
-            match self.connection.poll_write(cx, data) {
-                Poll::Ready(Ok(n)) => {
-                    up.unflushed = true;
-                    data = &data[n..];
-                }
-                Poll::Ready(Err(_)) => up.broken = true,
-                Poll::Pending => {}
-            }
+            let through = up.flight.poll_through(cx, &mut self.connection, data);
+            data = &data[through..];
         }
-        encode(&mut up.flight, up.coding, data);
+        encode(up.flight.bytes(), up.coding, data);
         if up.decoder.ended() {
             self.side.slot.set_uploading(false);
             if up.coding == Coding::Chunked {
-                last_chunk(&mut up.flight, up.decoder.trailers());
+                last_chunk(up.flight.bytes(), up.decoder.trailers());
             }
         }
         Ok(true)
