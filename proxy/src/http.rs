@@ -12,6 +12,7 @@
 mod endpoint;
 mod exchange;
 mod flight;
+mod grpc;
 mod h1;
 mod h2;
 mod io;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::message::{BodyError, HeadError};
@@ -59,6 +60,8 @@ pub(super) enum EndpointError {
     PerTry(Duration),
     #[error("it switched protocols without being asked to")]
     UnaskedUpgrade,
+    #[error("it answered {0} instead of switching to WebSocket")]
+    NotSwitched(StatusCode),
     #[error(transparent)]
     Http2(hyper::Error),
 }

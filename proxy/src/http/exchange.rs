@@ -88,6 +88,8 @@ impl Client {
 pub(super) struct Asked {
     pub(super) idempotent: bool,
     pub(super) style: Style,
+    /// How long the client itself will wait, if it says so.
+    pub(super) patience: Option<Duration>,
 }
 
 /// Counts a request: as in flight on its connection until it is dropped, its status once, its duration at the end.
@@ -140,6 +142,8 @@ pub(super) struct Exchange {
     pub(super) style: Style,
     pub(super) port: Rc<Port>,
     pub(super) view: View,
+    /// For all tries together: as the service says, or sooner when the client does not wait that long.
+    within: Option<Duration>,
     tries: Tries,
 }
 
@@ -158,9 +162,11 @@ impl Exchange {
         record.port = Some(Rc::clone(&port));
         client.slot.set_idle(view.idle_timeout);
         Port::deposit(&view);
+        let waits = [view.request_timeout, asked.patience];
         Ok(Exchange {
             record,
             style: asked.style,
+            within: waits.into_iter().flatten().min(),
             tries: Tries::new(Rc::clone(&port), view.clone(), first, asked.idempotent),
             port,
             view,
@@ -184,7 +190,7 @@ impl Exchange {
 
     /// When a try that begins now must have brought the response's head; most services set no limit.
     pub(super) fn limit(&self) -> Option<Limit> {
-        let whole = self.view.request_timeout.map(|limit| Limit {
+        let whole = self.within.map(|limit| Limit {
             at: self.record.started + limit,
             limit,
             of_try: false,

@@ -127,9 +127,14 @@ fn begin(
         Ok(asking) => asking,
         Err(problem) => return Err(Some(Exchange::refuse(client, problem, Style::Plain))),
     };
+    let style = Style::of(asking.content_type());
     let asked = Asked {
         idempotent: asking.is_idempotent(),
-        style: Style::of(asking.content_type()),
+        style,
+        patience: match style {
+            Style::Grpc => asking.grpc_timeout(),
+            Style::Plain => None,
+        },
     };
     let exchange = Exchange::begin(client, asked).map_err(Some)?;
     Ok(match (exchange.view.upstream, upgrade) {

@@ -1,6 +1,5 @@
 //! Answers of our own: what went wrong, in words, for a person or for a gRPC client.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +9,11 @@ use model::ServiceKey;
 use model::snapshot::EndpointView;
 
 use super::endpoint::EndpointError;
+use super::grpc;
 use super::message::{Coding, Field, HeadError, response_head};
 
 /// One word for programs; the body has the sentence.
 const ERROR: HeaderName = HeaderName::from_static("x-heddle-error");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// How the client wants to hear of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +27,7 @@ impl Style {
     /// As the request's content type tells.
     pub(super) fn of(kind: Option<&[u8]>) -> Self {
         match kind {
-            Some(kind) if kind.starts_with(b"application/grpc") => Style::Grpc,
+            Some(kind) if grpc::is_content_type(kind) => Style::Grpc,
             _ => Style::Plain,
         }
     }
@@ -169,12 +167,9 @@ impl Problem {
                 let mut response = Response::new(None);
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                headers.insert(
-                    GRPC_STATUS,
-                    HeaderValue::from_static(grpc_status(self.status)),
-                );
-                if let Ok(message) = HeaderValue::try_from(percent_encoded(&self.text)) {
-                    headers.insert(GRPC_MESSAGE, message);
+                headers.insert(grpc::STATUS, grpc::status(self.status));
+                if let Ok(message) = HeaderValue::try_from(grpc::percent_encoded(&self.text)) {
+                    headers.insert(grpc::MESSAGE, message);
                 }
                 response
             }
@@ -183,38 +178,5 @@ impl Problem {
             .headers_mut()
             .insert(ERROR, HeaderValue::from_static(self.reason));
         response
-    }
-}
-
-/// gRPC's own mapping (doc/http-grpc-status-mapping.md): INTERNAL, UNIMPLEMENTED, UNAVAILABLE.
-fn grpc_status(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::BAD_REQUEST => "13",
-        StatusCode::NOT_IMPLEMENTED => "12",
-        _ => "14",
-    }
-}
-
-/// As gRPC wants `grpc-message`: visible ASCII but `%` as it is, all else as `%XX` of its UTF-8.
-fn percent_encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if matches!(byte, b' '..=b'~') && byte != b'%' {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string can't fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_messages_are_percent_encoded() {
-        assert_eq!(percent_encoded("100% of\nfünf"), "100%25 of%0Af%C3%BCnf");
     }
 }

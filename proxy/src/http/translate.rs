@@ -1,12 +1,15 @@
 //! Heads between the two versions. Both are read into the same fields and written by the same writer, so that a request
 //! means the same to an endpoint whichever way it came.
 
+use std::time::Duration;
+
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 
 use model::snapshot::PortView;
 
+use super::grpc;
 use super::message::{
     Decoder, Field, Forwarded, Framing, Reach, RequestHead, RequestLine, ResponseHead, Storage,
     fields_of_trailers, is_host, names_token, request_head,
@@ -66,6 +69,12 @@ impl Asking {
     pub(super) fn content_type(&self) -> Option<&[u8]> {
         let kind = self.head.headers.get(http::header::CONTENT_TYPE);
         kind.map(HeaderValue::as_bytes)
+    }
+
+    /// How long a gRPC client waits.
+    pub(super) fn grpc_timeout(&self) -> Option<Duration> {
+        let value = self.head.headers.get(grpc::TIMEOUT)?;
+        grpc::timeout(value.as_bytes())
     }
 
     /// What Content-Length says; h2 holds the body to it.

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod engine;
+mod grpc;
 mod h2_errors;
 mod h2_rules;
 mod headers;

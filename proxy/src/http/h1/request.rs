@@ -86,6 +86,7 @@ impl Http1 {
         let asked = Asked {
             idempotent: head.is_idempotent(),
             style: Style::of(head.content_type()),
+            patience: None,
         };
         let exchange = match Exchange::begin(&self.client, asked) {
             Ok(exchange) => exchange,

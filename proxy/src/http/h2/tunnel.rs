@@ -15,8 +15,10 @@ use super::answer::Answer;
 use super::body::ResponseBody;
 use super::over_http1::{Upload, ask};
 use crate::connections::{self, Kind};
+use crate::http::endpoint::EndpointError;
 use crate::http::exchange::{Exchange, Refused};
 use crate::http::message::Framing;
+use crate::http::reply::Problem;
 use crate::http::translate::Asking;
 use crate::relay::{Duplex, Early, relay};
 
@@ -38,7 +40,14 @@ pub(super) async fn serve(
     let mut flight = exchange.worker().buffer();
     asking.http1(Framing::Empty, &exchange.client().forwarded(), &mut flight);
     let mut asked = ask(exchange, Upload::of_head(flight), false).await?;
-    if asked.headed.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let status = asked.headed.response.status();
+    if status.is_success() {
+        // Passed on, it would open the WebSocket that it declines (RFC 8441, 5).
+        let endpoint = &asked.exchange.view.endpoints[asked.tried.index];
+        let problem = Problem::broken(endpoint, &EndpointError::NotSwitched(status));
+        return Err(asked.exchange.give_up(problem));
+    }
+    if status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::respond(asked));
     }
     let mut response = Response::new(ResponseBody::Own(None));
