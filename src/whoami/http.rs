@@ -11,7 +11,7 @@
 //! | `/sse` | an event stream; `?count=N&ms=M`, without end and one a second by default |
 //! | `/echo` | the request's body and trailers, as they come |
 //! | `/headers` | the request's headers as JSON |
-//! | `/execute?id=X` | POST only: reads the body, counts the execution; `&then=close`, `reset` or `hang` answers by a FIN, an RST or never |
+//! | `/execute?id=X` | POST only: reads the body, counts the execution (and notes it in `--journal`); `&then=close`, `reset` or `hang` answers by a FIN, an RST or never |
 //! | `/executed?id=X` | how often X was executed |
 //! | `/count` | how many requests each path got, as JSON; `?path=P` gives one number |
 //! | `/ws` | WebSocket echo |
@@ -276,7 +276,11 @@ impl Server {
                 "then={then}: expected answer, close, reset or hang"
             )));
         }
-        let Some(count) = self.backend.execute(id) else {
+        let executed = self.backend.execute(id).map_err(|error| {
+            let reason = format!("the journal can't be written: {error}");
+            Failure::Refused(StatusCode::INTERNAL_SERVER_ERROR, reason)
+        })?;
+        let Some(count) = executed else {
             let full = "the table of executions is full".to_owned();
             return Err(Failure::Refused(StatusCode::INSUFFICIENT_STORAGE, full));
         };

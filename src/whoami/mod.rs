@@ -22,8 +22,10 @@ mod http;
 mod state;
 mod websocket;
 
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +82,10 @@ pub struct Options {
     /// Answer health checks with 503 for this long after the start
     #[arg(long, value_name = "SPAN", default_value = "0s")]
     pub ready_after: Span,
+
+    /// Append the id of each `/execute` to this file before it is answered: what survives a SIGKILL
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
 }
 
 /// How the backend takes SIGTERM. SIGINT always ends it at once.
@@ -104,7 +110,7 @@ struct Sockets {
 /// takes connections.
 ///
 /// # Errors
-/// When a socket cannot be bound or a signal handler cannot be set.
+/// When a socket cannot be bound, the journal cannot be opened or a signal handler cannot be set.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     // The first process of a container has no default action for SIGTERM: without handlers of its own it
     // could only be killed. They are set before the first socket, so whoever can reach us can also end us.
@@ -112,7 +118,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
 
     let sockets = Sockets::bind(&options).await?;
-    let backend = Arc::new(Backend::new(options.name.clone()));
+    let journal = options.journal.as_deref().map(open_journal).transpose()?;
+    let backend = Arc::new(Backend::new(options.name.clone(), journal));
     let tasks = TaskTracker::new();
     serve(sockets, &options, &backend, &tasks)?;
     become_ready_later(options.ready_after, &backend);
@@ -166,6 +173,11 @@ impl Sockets {
             udp_echo,
         })
     }
+}
+
+fn open_journal(path: &Path) -> anyhow::Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.with_context(|| format!("cannot open the journal {}", path.display()))
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderValue, StatusCode};
@@ -23,6 +25,7 @@ pub(super) struct Backend {
     pub closing: CancellationToken,
     health: watch::Sender<StatusCode>,
     counters: Mutex<Counters>,
+    journal: Option<File>,
 }
 
 #[derive(Default)]
@@ -33,7 +36,8 @@ struct Counters {
 }
 
 impl Backend {
-    pub fn new(name: Option<String>) -> Self {
+    /// With a journal that was opened to append to, executions are noted there too.
+    pub fn new(name: Option<String>, journal: Option<File>) -> Self {
         let hostname = hostname();
         let name = name.unwrap_or_else(|| hostname.clone());
         Self {
@@ -43,6 +47,7 @@ impl Backend {
             closing: CancellationToken::new(),
             health: watch::Sender::new(StatusCode::OK),
             counters: Mutex::default(),
+            journal,
         }
     }
 
@@ -76,14 +81,21 @@ impl Backend {
     }
 
     /// Notes one execution of `id` and tells which one it is, from 1; `None` when the table is full.
-    pub fn execute(&self, id: &str) -> Option<u64> {
+    ///
+    /// # Errors
+    /// The journal can't be written.
+    pub fn execute(&self, id: &str) -> io::Result<Option<u64>> {
         let mut counters = self.counters();
         if !counters.executions.contains_key(id) && counters.executions.len() >= MAX_EXECUTIONS {
-            return None;
+            return Ok(None);
+        }
+        if let Some(mut journal) = self.journal.as_ref() {
+            // One write, so that lines of several processes do not mix.
+            journal.write_all(format!("{id}\n").as_bytes())?;
         }
         let count = counters.executions.entry(id.to_owned()).or_default();
         *count += 1;
-        Some(*count)
+        Ok(Some(*count))
     }
 
     /// How often `id` was executed.
@@ -115,17 +127,27 @@ mod tests {
 
     #[test]
     fn executions_are_counted_by_id() {
-        let backend = Backend::new(Some("a".to_owned()));
+        let backend = Backend::new(Some("a".to_owned()), None);
         assert_eq!(backend.executions("x"), 0);
-        assert_eq!(backend.execute("x"), Some(1));
-        assert_eq!(backend.execute("x"), Some(2));
-        assert_eq!(backend.execute("y"), Some(1));
+        assert_eq!(backend.execute("x").unwrap(), Some(1));
+        assert_eq!(backend.execute("x").unwrap(), Some(2));
+        assert_eq!(backend.execute("y").unwrap(), Some(1));
         assert_eq!(backend.executions("x"), 2);
     }
 
     #[test]
+    fn the_journal_has_a_line_per_execution() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let backend = Backend::new(None, Some(file.reopen().unwrap()));
+        for id in ["x", "y", "x"] {
+            backend.execute(id).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "x\ny\nx\n");
+    }
+
+    #[test]
     fn the_table_of_paths_is_bounded_and_the_total_is_not() {
-        let backend = Backend::new(None);
+        let backend = Backend::new(None, None);
         for n in 0..MAX_PATHS + 10 {
             backend.count_request(&format!("/{n}"));
         }
@@ -138,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_header_value_is_still_a_name() {
-        let backend = Backend::new(Some("line\nfeed".to_owned()));
+        let backend = Backend::new(Some("line\nfeed".to_owned()), None);
         assert_eq!(backend.name, "line\nfeed");
         assert!(backend.name_header.is_none());
     }

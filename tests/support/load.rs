@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,11 +12,15 @@ use super::netns::Netns;
 /// Longer than any answer takes; a request that hangs counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How the node marks a request that may have been executed.
+const FATE_UNKNOWN: &str = "endpoint-failed";
+
 /// What the connections ask.
 #[derive(Clone)]
 pub struct Plan {
     pub address: SocketAddr,
     pub method: &'static str,
+    /// `{id}` becomes a number that no other request has.
     pub path: String,
     pub connections: usize,
     /// Between an answer and the next request of a connection.
@@ -30,6 +34,8 @@ pub struct Tally {
     /// The first failures, with when and what.
     pub failures: Vec<String>,
     pub failed: u64,
+    /// Those of them whose endpoint broke off after it had been sent the request.
+    pub unknown: u64,
     /// The longest time from a request to its answer.
     pub slowest: Duration,
 }
@@ -83,10 +89,13 @@ impl Load {
 }
 
 fn connection(plan: &Plan, stop: &AtomicBool, tally: &Mutex<Tally>, began: Instant) {
+    static IDS: AtomicU64 = AtomicU64::new(0);
     let mut stream: Option<TcpStream> = None;
     while !stop.load(Ordering::Relaxed) {
+        let id = IDS.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = plan.path.replace("{id}", &id);
         let asked = Instant::now();
-        let result = exchange(plan, &mut stream);
+        let result = exchange(plan, &path, &mut stream);
         let mut tally = tally.lock().expect("no connection panicked");
         match result {
             Ok(()) => {
@@ -96,10 +105,11 @@ fn connection(plan: &Plan, stop: &AtomicBool, tally: &Mutex<Tally>, began: Insta
             Err(why) => {
                 stream = None;
                 tally.failed += 1;
+                tally.unknown += u64::from(why.starts_with(FATE_UNKNOWN));
                 if tally.failures.len() < 20 {
                     tally
                         .failures
-                        .push(format!("after {:?}: {why}", began.elapsed()));
+                        .push(format!("after {:?}: {path}: {why}", began.elapsed()));
                 }
             }
         }
@@ -109,7 +119,7 @@ fn connection(plan: &Plan, stop: &AtomicBool, tally: &Mutex<Tally>, began: Insta
 }
 
 /// One request and its answer; the connection is kept unless the server closes it.
-fn exchange(plan: &Plan, kept: &mut Option<TcpStream>) -> Result<(), String> {
+fn exchange(plan: &Plan, path: &str, kept: &mut Option<TcpStream>) -> Result<(), String> {
     let fresh = kept.is_none();
     let mut stream = match kept.take() {
         Some(stream) => stream,
@@ -125,9 +135,8 @@ fn exchange(plan: &Plan, kept: &mut Option<TcpStream>) -> Result<(), String> {
     };
     let body = if plan.method == "POST" { "hello" } else { "" };
     let head = format!(
-        "{} {} HTTP/1.1\r\nhost: load.test\r\ncontent-length: {}\r\n\r\n{body}",
+        "{} {path} HTTP/1.1\r\nhost: load.test\r\ncontent-length: {}\r\n\r\n{body}",
         plan.method,
-        plan.path,
         body.len()
     );
     let state = if fresh { "new" } else { "kept" };
@@ -161,10 +170,10 @@ fn exchange(plan: &Plan, kept: &mut Option<TcpStream>) -> Result<(), String> {
         }
         if !head.starts_with("http/1.1 200") {
             let body = String::from_utf8_lossy(&received[end + 4..]).into_owned();
-            return Err(format!(
-                "{}: {body}",
-                head.lines().next().unwrap_or_default()
-            ));
+            let mut lines = head.lines();
+            let status = lines.next().unwrap_or_default().to_owned();
+            let word = lines.find_map(|line| line.strip_prefix("x-heddle-error: "));
+            return Err(format!("{}, {status}: {body}", word.unwrap_or_default()));
         }
         if !head.contains("connection: close") {
             *kept = Some(stream);
