@@ -310,13 +310,14 @@ fn a_node_that_is_restarted_loses_nothing() {
     };
     mesh.serve();
     let load = mesh.load(0);
-    let revision = |mesh: &Mesh| {
+    let slice = |mesh: &Mesh| {
         let path = "/heddle/v1/slices/shop/web/n2";
         let text = mesh.etcd.ctl(&["get", path, "-w", "json"]);
         let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-        answer["kvs"][0]["mod_revision"].as_i64()
+        let revision = answer["kvs"][0]["mod_revision"].as_i64();
+        (revision, mesh.etcd.ctl(&["get", path]))
     };
-    let written = revision(&mesh);
+    let written = slice(&mesh);
     let (first, rest) = mesh.nodes.split_at_mut(1);
     let watching = &first[0];
     std::thread::scope(|scope| {
@@ -340,7 +341,7 @@ fn a_node_that_is_restarted_loses_nothing() {
     });
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{tally:?}");
-    assert_eq!(revision(&mesh), written, "its slice was not even written");
+    assert_eq!(slice(&mesh), written, "its slice was not even written");
 }
 
 #[test]

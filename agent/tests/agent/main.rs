@@ -624,7 +624,10 @@ async fn without_a_registry_this_nodes_own_data_path_still_learns_what_dies() {
     until(1, Some(Health::Failing)).await;
     docker.die("bb");
     until(0, None).await;
-    assert!(running.agent.status().publish.failing.is_some());
+    eventually("it is known that nothing can be published", || {
+        running.agent.status().publish.failing.is_some()
+    })
+    .await;
     running.stop().await;
 }
 
