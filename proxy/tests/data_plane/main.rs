@@ -15,6 +15,7 @@ mod lifecycle;
 mod netns;
 mod redirected;
 mod retries;
+mod spread;
 mod support;
 mod tcp;
 mod tls;
