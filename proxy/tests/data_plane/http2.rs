@@ -1,48 +1,10 @@
 //! HTTP/2 from clients and to endpoints.
 
-use std::collections::BTreeMap;
-
 use futures::future::join_all;
 use http_body_util::{BodyExt, Full};
 
 use crate::support::client::{request, text};
 use crate::support::{Backend, Http1, Mesh, at, http2, soon};
-
-#[tokio::test]
-async fn requests_of_one_http2_connection_take_turns() {
-    let backends = [
-        Backend::http1("a").await,
-        Backend::http1("b").await,
-        Backend::http1("c").await,
-    ];
-    let mut mesh = Mesh::start();
-    let web = mesh.service("shop/web", "protocol: http", "");
-    let names = ["a", "b", "c"];
-    mesh.endpoints(
-        "shop/web",
-        names
-            .iter()
-            .zip(&backends)
-            .map(|(n, b)| at(n, b.address))
-            .collect(),
-    );
-    let client = http2(web).await;
-    let requests = (0..300).map(|_| {
-        let mut client = client.clone();
-        async move { text(client.send_request(request("GET", "/", "")).await.unwrap()).await }
-    });
-    let mut spread = BTreeMap::new();
-    for name in soon("all responses", join_all(requests)).await {
-        *spread.entry(name).or_insert(0) += 1;
-    }
-    assert_eq!(
-        spread,
-        BTreeMap::from(names.map(|name| (name.to_owned(), 100)))
-    );
-    let counted =
-        "heddle_requests_total{namespace=\"shop\",service=\"web\",protocol=\"http2\",code=\"200\"}";
-    assert_eq!(mesh.metric(counted), 300.0);
-}
 
 #[tokio::test]
 async fn an_http2_request_becomes_a_proper_http1_one() {

@@ -9,7 +9,7 @@ use proxy::{Drained, ListenerKind};
 use tokio::net::TcpStream;
 
 use crate::support::client::{request, text};
-use crate::support::mesh::free_port;
+use crate::support::mesh::{free_port, named, three};
 use crate::support::{Backend, Http1, Mesh, at, eventually, http2, port_of, soon};
 
 #[tokio::test]
@@ -169,19 +169,8 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_changes_under_load_drop_nothing() {
-    let backends = [
-        Backend::http1("a").await,
-        Backend::http1("b").await,
-        Backend::http1("c").await,
-    ];
-    let mut mesh = Mesh::start();
-    let web = mesh.service("shop/web", "protocol: http", "");
-    let all: Vec<_> = ["a", "b", "c"]
-        .iter()
-        .zip(&backends)
-        .map(|(n, b)| at(n, b.address))
-        .collect();
-    mesh.endpoints("shop/web", all.clone());
+    let (mut mesh, web, backends) = three().await;
+    let all = named(&backends);
     let load = Load::start(web, 6);
     let ports: Vec<u16> = (0..5).map(|_| free_port()).collect();
     for change in 0..1_000 {

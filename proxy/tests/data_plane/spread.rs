@@ -1,33 +1,15 @@
 //! Round-robin takes turns, whatever the clients speak.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 
 use crate::support::client::{request, text};
-use crate::support::{Backend, Http1, Mesh, at, http2, soon};
+use crate::support::mesh::three;
+use crate::support::{Http1, http2, soon};
 
 const REQUESTS: usize = 10_000;
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// Three endpoints that answer with their names.
-async fn three() -> (Mesh, SocketAddr, [Backend; 3]) {
-    let backends = [
-        Backend::http1("a").await,
-        Backend::http1("b").await,
-        Backend::http1("c").await,
-    ];
-    let mut mesh = Mesh::start();
-    let web = mesh.service("shop/web", "protocol: http", "");
-    let endpoints = NAMES.iter().zip(&backends);
-    mesh.endpoints(
-        "shop/web",
-        endpoints.map(|(n, b)| at(n, b.address)).collect(),
-    );
-    (mesh, web, backends)
-}
 
 #[track_caller]
 fn assert_even(answers: impl IntoIterator<Item = String>) {
@@ -36,8 +18,8 @@ fn assert_even(answers: impl IntoIterator<Item = String>) {
         *spread.entry(name).or_insert(0usize) += 1;
     }
     assert_eq!(spread.values().sum::<usize>(), REQUESTS);
-    assert_eq!(spread.len(), NAMES.len(), "{spread:?}");
-    let (even, most) = (REQUESTS / NAMES.len(), REQUESTS / 100);
+    assert_eq!(spread.len(), 3, "{spread:?}");
+    let (even, most) = (REQUESTS / 3, REQUESTS / 100);
     assert!(
         spread.values().all(|n| n.abs_diff(even) <= most),
         "{spread:?}"
@@ -46,7 +28,7 @@ fn assert_even(answers: impl IntoIterator<Item = String>) {
 
 #[tokio::test]
 async fn ten_thousand_requests_of_one_http2_connection_are_spread_evenly() {
-    let (_mesh, web, _backends) = three().await;
+    let (mesh, web, _backends) = three().await;
     let client = http2(web).await;
     let requests = (0..REQUESTS).map(|_| {
         let mut client = client.clone();
@@ -56,6 +38,9 @@ async fn ten_thousand_requests_of_one_http2_connection_are_spread_evenly() {
         .buffer_unordered(100)
         .collect::<Vec<_>>();
     assert_even(soon("all responses", answers).await);
+    let counted =
+        "heddle_requests_total{namespace=\"shop\",service=\"web\",protocol=\"http2\",code=\"200\"}";
+    assert_eq!(mesh.metric(counted), REQUESTS as f64);
 }
 
 #[tokio::test]

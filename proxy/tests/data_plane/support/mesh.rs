@@ -17,6 +17,8 @@ use prometheus::core::Collector;
 use prometheus::{Encoder, TextEncoder};
 use proxy::{ListenerKind, ListenerStatus, Options, Proxy, VipMode};
 
+use super::Backend;
+
 /// A free port, for both address families.
 pub fn port_of(taken: &TcpListener) -> u16 {
     taken.local_addr().unwrap().port()
@@ -46,6 +48,26 @@ pub fn at(name: &str, address: SocketAddr) -> Endpoint {
         health: Fact::new(Health::Passing, Timestamp(1), "passes"),
         lifecycle: Fact::new(Lifecycle::Running, Timestamp(1), ""),
     }
+}
+
+/// A mesh with `shop/web` at three endpoints that answer with their names: a, b and c.
+pub async fn three() -> (Mesh, SocketAddr, [Backend; 3]) {
+    let backends = [
+        Backend::http1("a").await,
+        Backend::http1("b").await,
+        Backend::http1("c").await,
+    ];
+    let mut mesh = Mesh::start();
+    let web = mesh.service("shop/web", "protocol: http", "");
+    mesh.endpoints("shop/web", named(&backends));
+    (mesh, web, backends)
+}
+
+/// Their endpoints, in alphabetical order.
+pub fn named(backends: &[Backend]) -> Vec<Endpoint> {
+    let each = ["a", "b", "c"].iter().zip(backends);
+    each.map(|(name, backend)| at(name, backend.address))
+        .collect()
 }
 
 /// One node with its proxy.
