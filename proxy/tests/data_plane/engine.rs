@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::support::{Backend, Http1, Mesh, at, eventually, soon};
 
 /// Reads until the text ends a head.
-async fn head(stream: &mut TcpStream) -> String {
+pub async fn head(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
         let Ok(byte) = stream.read_u8().await else {
@@ -36,7 +36,7 @@ async fn saying(answer: impl Into<Vec<u8>>) -> Backend {
     .await
 }
 
-async fn mesh_of(backend: &Backend) -> (Mesh, std::net::SocketAddr) {
+pub async fn mesh_of(backend: &Backend) -> (Mesh, std::net::SocketAddr) {
     let mut mesh = Mesh::with(|options| options.workers = 1);
     let web = mesh.service("shop/web", "protocol: http", "retries: {attempts: 0}");
     mesh.endpoints("shop/web", vec![at("a", backend.address)]);
@@ -340,100 +340,6 @@ async fn a_put_with_a_body_goes_to_another_endpoint_when_the_first_resets() {
         assert_eq!((reply.status, reply.body.as_str()), (200, "hello"));
     }
     assert!(bad.requests() > 0);
-}
-
-#[tokio::test]
-async fn bulk_passes_both_ways_at_once_and_whole() {
-    const TOTAL: u64 = 96 << 20;
-    let backend = Backend::raw(|mut stream, _| async move {
-        head(&mut stream).await;
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n");
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        let (mut read, mut write) = stream.split();
-        tokio::io::copy(&mut read, &mut write).await.unwrap();
-    })
-    .await;
-    let (_mesh, web) = mesh_of(&backend).await;
-    let mut client = Http1::connect(web).await;
-    let ask = format!(
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {TOTAL}\r\nConnection: close\r\n\r\n"
-    );
-    client.send(&ask).await.unwrap();
-    soon("a head", client.head()).await.unwrap();
-    let early = std::mem::take(&mut client.buffer);
-    let (mut read, mut write) = client.stream.into_split();
-    // Bytes that say where they are: one moved, dropped or doubled changes what follows.
-    let at = |position: u64| (position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
-    let sending = tokio::spawn(async move {
-        let mut position = 0;
-        while position < TOTAL {
-            let n = (256 << 10).min(TOTAL - position);
-            let piece: Vec<u8> = (position..position + n).map(at).collect();
-            write.write_all(&piece).await.unwrap();
-            position += n;
-        }
-        write
-    });
-    let mut position = 0;
-    let mut piece = early.to_vec();
-    while position < TOTAL {
-        if piece.is_empty() {
-            piece = vec![0; 256 << 10];
-            let n = soon("more", read.read(&mut piece)).await.unwrap();
-            assert!(n > 0, "it ended after {position} bytes");
-            piece.truncate(n);
-        }
-        for byte in piece.drain(..) {
-            assert_eq!(byte, at(position), "at {position}");
-            position += 1;
-        }
-    }
-    drop(sending.await.unwrap());
-}
-
-#[tokio::test]
-async fn a_slow_endpoint_holds_its_client_back() {
-    const TOTAL: usize = 64 << 20;
-    let go = Arc::new(tokio::sync::Notify::new());
-    let gone = Arc::clone(&go);
-    let backend = Backend::raw(move |mut stream, _| {
-        let go = Arc::clone(&gone);
-        async move {
-            head(&mut stream).await;
-            go.notified().await;
-            let mut left = TOTAL;
-            let mut piece = vec![0; 1 << 20];
-            while left > 0 {
-                left -= stream.read(&mut piece).await.unwrap();
-            }
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-            stream.write_all(answer).await.unwrap();
-        }
-    })
-    .await;
-    let (_mesh, web) = mesh_of(&backend).await;
-    let mut client = Http1::connect(web).await;
-    let ask = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {TOTAL}\r\n\r\n");
-    client.send(&ask).await.unwrap();
-    let piece = vec![7; 64 << 10];
-    let mut sent = 0;
-    // Until nothing goes for a while: the pipe is full.
-    while let Ok(n) = tokio::time::timeout(
-        std::time::Duration::from_millis(500),
-        client.stream.write(&piece),
-    )
-    .await
-    {
-        sent += n.unwrap();
-        assert!(sent < 24 << 20, "{sent} bytes were taken for nobody");
-    }
-    go.notify_one();
-    while sent < TOTAL {
-        let n = piece.len().min(TOTAL - sent);
-        let written = soon("room", client.stream.write(&piece[..n])).await;
-        sent += written.unwrap();
-    }
-    assert_eq!(soon("the answer", client.reply()).await.unwrap().body, "ok");
 }
 
 #[tokio::test]

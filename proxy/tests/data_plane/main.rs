@@ -16,6 +16,7 @@ mod netns;
 mod redirected;
 mod retries;
 mod spread;
+mod streaming;
 mod support;
 mod tcp;
 mod tls;
