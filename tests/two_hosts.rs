@@ -158,13 +158,23 @@ fn a_host_that_is_cut_off_is_failed_over_and_taken_back() {
     };
     let load = Load::start(&plan, Some(&pair.lan.hosts[0].netns));
     eventually(PATIENCE, "connections are kept", || load.answered() > 200);
+    // The host has taken these, and owes nothing but an answer, when it is cut off.
+    let slow = Plan {
+        path: "/delay?ms=1000".to_owned(),
+        pause: Duration::ZERO,
+        ..plan
+    };
+    let slow = Load::start(&slow, Some(&pair.lan.hosts[0].netns));
+    eventually(PATIENCE, "some are answered", || slow.answered() > 8);
     pair.lan.cut(1);
     // Before anybody has noticed: a connection that can't be made goes to the next endpoint.
     assert_eq!(pair.answering(0, 4), ["aa"]);
     pair.nodes[0].eligible("shop/web", 1);
     // Requests on kept connections to that host get no answer and no reset; they go elsewhere nevertheless.
-    let tally = load.stop();
-    assert_eq!(tally.failed, 0, "{tally:?}");
+    for load in [load, slow] {
+        let tally = load.stop();
+        assert_eq!(tally.failed, 0, "{tally:?}");
+    }
     let lost = eventually(PATIENCE, "the node is seen as lost", || {
         pair.nodes[0]
             .get("nodes")

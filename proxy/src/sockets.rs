@@ -16,7 +16,7 @@ pub use inherited::Inherited;
 /// As long as the kernel allows (`net.core.somaxconn` caps it).
 const BACKLOG: i32 = 65_535;
 
-/// A peer that went away silently is noticed after 60 s and six probes of 10 s.
+/// A client that went away silently is noticed after 60 s and six probes of 10 s.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(Duration::from_secs(60))

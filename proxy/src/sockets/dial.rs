@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Why an endpoint could not be connected to. Nothing was sent to it.
@@ -101,6 +101,16 @@ pub(crate) async fn dial(
     }
 }
 
+/// An endpoint that has acknowledged a request and owes its answer is asked after 3 s whether it is there still: one whose
+/// host was cut off meanwhile is given up a second later, with `TCP_USER_TIMEOUT` as HTTP sets it, and else after three.
+/// Sooner would keep idle connections busy.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(3))
+        .with_interval(Duration::from_secs(1))
+        .with_retries(3)
+}
+
 async fn dial_one(address: SocketAddr) -> Result<TcpStream, DialError> {
     let fail = |source| DialError::Io { address, source };
     let socket = if address.is_ipv4() {
@@ -111,7 +121,7 @@ async fn dial_one(address: SocketAddr) -> Result<TcpStream, DialError> {
     .map_err(fail)?;
     socket.set_nodelay(true).map_err(fail)?;
     SockRef::from(&socket)
-        .set_tcp_keepalive(&super::keepalive())
+        .set_tcp_keepalive(&keepalive())
         .map_err(fail)?;
     socket.connect(address).await.map_err(fail)
 }
