@@ -7,7 +7,8 @@
 //! * `h1`: clients' HTTP/1.1 connections, an engine of our own
 //! * `h2`: HTTP/2 on either side, on hyper
 //! * `endpoint`, `pool`: connections to endpoints, and how a try on one can fail; `flight`: a request on its way there
-//! * `translate`: heads between the versions; `reply`: answers of our own; `io`: sockets as hyper wants them
+//! * `translate`: heads between the versions; `reply`: answers of our own; `grpc`: what gRPC says in header fields; `io`:
+//!   sockets as hyper wants them
 
 mod endpoint;
 mod exchange;
