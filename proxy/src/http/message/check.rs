@@ -88,7 +88,8 @@ pub(super) fn strictly(text: &[u8]) -> Result<Strict, &'static str> {
         if name.is_empty() || !name.chars().all(token) {
             return Err("name");
         }
-        if value.contains(|c: char| (c.is_control() && c != '\t') || c == '\u{7f}') {
+        // Bytes from 0x80 on are allowed, whatever they may encode (obs-text, RFC 9110, 5.5).
+        if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
             return Err("value");
         }
         let value = value.trim_matches([' ', '\t']);
