@@ -32,6 +32,18 @@ pub(crate) enum Outcome {
     Forward(Box<Pending>),
 }
 
+/// An ordinary query that was read and not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read<'p> {
+    query: Query<'p>,
+    /// In lower case.
+    name: &'p [u8],
+    hash: u64,
+}
+
+/// Where names of queries are written in lower case.
+pub(crate) type Name = [u8; MAX_NAME];
+
 /// Answers packets for one thread.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -41,7 +53,6 @@ pub(crate) struct Core {
     snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     turns: Box<[u32]>,
     counts: Arc<Counts>,
-    name: [u8; MAX_NAME],
 }
 
 impl Core {
@@ -51,7 +62,6 @@ impl Core {
             snapshots: Cache::new(handler.snapshots().clone()),
             turns: vec![0; TURNS].into(),
             counts: handler.metrics().counts(),
-            name: [0; MAX_NAME],
             handler,
             follower,
         }
@@ -66,9 +76,42 @@ impl Core {
         &self.counts
     }
 
+    /// Reads a packet; `None` where it is no ordinary query.
+    pub(crate) fn read<'p>(&mut self, packet: &'p [u8], name: &'p mut Name) -> Option<Read<'p>> {
+        let (query, length) = Query::read(packet, name)?;
+        let name = &name[..length];
+        let hash = self.tables.load().index.hash(name);
+        Some(Read { query, name, hash })
+    }
+
+    /// Has what answers to these are made of brought from memory, for all of them at a time: in a large zone each answer
+    /// lies in another place, and to wait for one after the other would cost more than to write them.
+    pub(crate) fn fetch(&mut self, reads: &[Option<Read<'_>>]) {
+        let index = &self.tables.load().index;
+        for read in reads.iter().flatten() {
+            index.touch_slot(read.hash);
+        }
+        for read in reads.iter().flatten() {
+            index.touch_entry(read.hash);
+        }
+    }
+
     /// Answers a packet, into `out` when it can.
     pub(crate) fn answer(&mut self, packet: &[u8], client: Client, out: &mut [u8]) -> Outcome {
-        let fast = self.fast(packet, client, out);
+        let mut name = [0; MAX_NAME];
+        let read = self.read(packet, &mut name);
+        self.answer_read(packet, read.as_ref(), client, out)
+    }
+
+    /// The same for a packet of which `read` was read.
+    pub(crate) fn answer_read(
+        &mut self,
+        packet: &[u8],
+        read: Option<&Read<'_>>,
+        client: Client,
+        out: &mut [u8],
+    ) -> Outcome {
+        let fast = read.and_then(|read| self.fast(read, client, out));
         if let Some((length, kind, code)) = fast {
             self.counts.answered(Some(kind), code);
             return Outcome::Written(length);
@@ -82,18 +125,16 @@ impl Core {
 
     fn fast(
         &mut self,
-        packet: &[u8],
+        read: &Read<'_>,
         client: Client,
         out: &mut [u8],
     ) -> Option<(usize, u16, ResponseCode)> {
-        let (query, length) = Query::read(packet, &mut self.name)?;
-        let name = &self.name[..length];
+        let Read { query, name, hash } = *read;
         let table = self.tables.load();
         if table.epoch != Some(self.snapshots.load().epoch) {
             self.follower.behind();
             return None;
         }
-        let hash = table.index.hash(name);
         let found = fast::find(table, name, hash);
         let limit = match client.transport {
             Transport::Udp => response::limit(Transport::Udp, query.edns.map(|edns| edns.size)),

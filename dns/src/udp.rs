@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{MsgHdr, SockAddr, SockRef};
 
-pub(crate) use batch::Batch;
+pub(crate) use batch::{BATCH, Batch, Packets, Replies};
 
 /// Length, level and type before each control message; the length is a `size_t`.
 const HEADER_BYTES: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{debug, error};
 
-use crate::core::{Core, Outcome};
+use crate::core::{Core, Name, Outcome, Read};
 use crate::error::Transport;
 use crate::handler::{Client, Pending};
-use crate::udp::{Batch, Datagram, Socket};
+use crate::fast::MAX_NAME;
+use crate::udp::{BATCH, Batch, Datagram, Packets, Replies, Socket};
 
 /// After an error of the socket itself, or a defect, so that it can't make a busy loop.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -78,8 +79,10 @@ impl Worker {
     fn run(&self, core: impl Fn() -> Core) {
         let mut core = core();
         let mut batch = Batch::new();
+        let mut names: Box<[Name]> = vec![[0; MAX_NAME]; BATCH].into();
         while !self.stopped() {
-            let served = catch_unwind(AssertUnwindSafe(|| self.serve(&mut core, &mut batch)));
+            let serve = || self.serve(&mut core, &mut batch, &mut names);
+            let served = catch_unwind(AssertUnwindSafe(serve));
             if served.is_err() {
                 let address = self.socket.local();
                 error!(%address, transport = %Transport::Udp, "dns listener failed and goes on");
@@ -92,7 +95,7 @@ impl Worker {
         self.stop.load(Ordering::Acquire)
     }
 
-    fn serve(&self, core: &mut Core, batch: &mut Batch) {
+    fn serve(&self, core: &mut Core, batch: &mut Batch, names: &mut [Name]) {
         while !self.stopped() {
             let count = match batch.receive(&self.socket) {
                 Ok(count) => count,
@@ -105,8 +108,18 @@ impl Worker {
             };
             let received = Instant::now();
             let mut answered = 0;
-            for index in 0..count {
-                answered += u64::from(self.one(core, batch, index));
+            let (packets, mut replies) = batch.exchange();
+            let mut reads = [None; BATCH];
+            for ((index, name), read) in names.iter_mut().enumerate().zip(&mut reads).take(count) {
+                *read = core.read(packets.bytes(index), name);
+            }
+            // One packet alone waits for its answer just as well when it is made.
+            if count > 1 {
+                core.fetch(&reads[..count]);
+            }
+            for (index, read) in reads[..count].iter().enumerate() {
+                let done = self.one(core, &packets, &mut replies, index, read.as_ref());
+                answered += u64::from(done);
             }
             batch.send(&self.socket);
             if answered > 0 {
@@ -116,8 +129,15 @@ impl Worker {
     }
 
     /// Whether it was answered by this thread alone.
-    fn one(&self, core: &mut Core, batch: &mut Batch, index: usize) -> bool {
-        let Some(datagram) = batch.datagram(index, &self.socket) else {
+    fn one(
+        &self,
+        core: &mut Core,
+        packets: &Packets<'_>,
+        replies: &mut Replies<'_>,
+        index: usize,
+        read: Option<&Read<'_>>,
+    ) -> bool {
+        let Some(datagram) = packets.datagram(index, &self.socket) else {
             return false;
         };
         let client = Client {
@@ -125,11 +145,11 @@ impl Worker {
             asked: datagram.to,
             transport: Transport::Udp,
         };
-        let (packet, out) = batch.exchange(index);
-        match core.answer(packet, client, out) {
+        let out = replies.room(index);
+        match core.answer_read(packets.bytes(index), read, client, out) {
             Outcome::Silence => {}
             Outcome::Written(length) => {
-                batch.ready(index, length);
+                replies.ready(index, length);
                 return true;
             }
             Outcome::Reply(bytes) => {
@@ -137,7 +157,7 @@ impl Worker {
                     return false;
                 };
                 out.copy_from_slice(&bytes);
-                batch.ready(index, bytes.len());
+                replies.ready(index, bytes.len());
             }
             Outcome::Forward(pending) => {
                 // Nobody takes it any more when the server ends.

@@ -61,6 +61,16 @@ impl Entry {
         usize::from(self.0[1])
     }
 
+    /// Reads a byte of each of its first cache lines, which hold all of an ordinary entry.
+    pub(crate) fn touch(&self) {
+        const LINE: usize = 64;
+        const LINES: usize = 4;
+        let first = &self.0[..self.0.len().min(LINE * LINES)];
+        // The last byte too, because an entry may begin anywhere in a line.
+        let bytes = first.iter().step_by(LINE).chain(first.last());
+        std::hint::black_box(bytes.fold(0, |all, byte| all ^ byte));
+    }
+
     /// Whether it is the very same allocation.
     #[cfg(test)]
     pub(crate) fn is_same(&self, other: &Entry) -> bool {

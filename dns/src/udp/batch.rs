@@ -86,33 +86,20 @@ impl Batch {
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 
-    /// A datagram received, and where the reply to it may be written.
-    pub(crate) fn exchange(&mut self, index: usize) -> (&[u8], &mut [u8]) {
-        let length = (self.messages[index].msg_len as usize).min(RECEIVE);
-        (&self.packets[index][..length], &mut self.replies[index])
-    }
-
-    /// Where it came from and where to; `None` when that was not told, or can't be answered.
-    pub(crate) fn datagram(&self, index: usize, socket: &Socket) -> Option<Datagram> {
-        let from = address(&self.addresses[index])?;
-        if from.port() == 0 {
-            return None;
-        }
-        if !socket.wildcard() {
-            let to = socket.local.ip();
-            return Some(Datagram { from, to });
-        }
-        let length = self.messages[index].msg_hdr.msg_controllen;
-        let to = destination(self.controls[index].0.get(..length)?)?;
-        Some(Datagram { from, to })
-    }
-
-    /// Notes that the reply to a datagram is written, and how long it is.
-    pub(crate) fn ready(&mut self, index: usize, length: usize) {
-        if let Some(slot) = self.pending.get_mut(self.waiting) {
-            *slot = (index, length);
-            self.waiting += 1;
-        }
+    /// What was received, and where replies are written.
+    pub(crate) fn exchange(&mut self) -> (Packets<'_>, Replies<'_>) {
+        let packets = Packets {
+            packets: &self.packets,
+            addresses: &self.addresses,
+            controls: &self.controls,
+            messages: &self.messages,
+        };
+        let replies = Replies {
+            replies: &mut self.replies,
+            pending: &mut self.pending,
+            waiting: &mut self.waiting,
+        };
+        (packets, replies)
     }
 
     /// Sends the replies that are ready. A reply that can't be sent is lost, and the others are not.
@@ -121,7 +108,7 @@ impl Batch {
         for slot in 0..self.waiting {
             let (index, length) = self.pending[slot];
             let control = if wildcard {
-                self.datagram(index, socket)
+                self.exchange().0.datagram(index, socket)
             } else {
                 None
             };
@@ -161,6 +148,59 @@ impl Batch {
             sent += usize::try_from(count).unwrap_or(0).max(1);
         }
         self.waiting = 0;
+    }
+}
+
+/// The datagrams received.
+pub(crate) struct Packets<'b> {
+    packets: &'b [[u8; RECEIVE]; BATCH],
+    addresses: &'b [libc::sockaddr_storage; BATCH],
+    controls: &'b [ReceivedControl; BATCH],
+    messages: &'b [libc::mmsghdr; BATCH],
+}
+
+impl<'b> Packets<'b> {
+    /// What one says.
+    pub(crate) fn bytes(&self, index: usize) -> &'b [u8] {
+        let length = (self.messages[index].msg_len as usize).min(RECEIVE);
+        &self.packets[index][..length]
+    }
+
+    /// Where it came from and where to; `None` when that was not told, or can't be answered.
+    pub(crate) fn datagram(&self, index: usize, socket: &Socket) -> Option<Datagram> {
+        let from = address(&self.addresses[index])?;
+        if from.port() == 0 {
+            return None;
+        }
+        if !socket.wildcard() {
+            let to = socket.local.ip();
+            return Some(Datagram { from, to });
+        }
+        let length = self.messages[index].msg_hdr.msg_controllen;
+        let to = destination(self.controls[index].0.get(..length)?)?;
+        Some(Datagram { from, to })
+    }
+}
+
+/// The replies to them.
+pub(crate) struct Replies<'b> {
+    replies: &'b mut [[u8; MAX_DATAGRAM as usize]; BATCH],
+    pending: &'b mut [(usize, usize); BATCH],
+    waiting: &'b mut usize,
+}
+
+impl Replies<'_> {
+    /// Where the reply to a datagram may be written.
+    pub(crate) fn room(&mut self, index: usize) -> &mut [u8] {
+        &mut self.replies[index]
+    }
+
+    /// Notes that it is written, and how long it is.
+    pub(crate) fn ready(&mut self, index: usize, length: usize) {
+        if let Some(slot) = self.pending.get_mut(*self.waiting) {
+            *slot = (index, length);
+            *self.waiting += 1;
+        }
     }
 }
 
