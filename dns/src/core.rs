@@ -150,7 +150,8 @@ impl Core {
             }),
         };
         let Some(found) = found else {
-            return cached(&self.handler, table, &query, name, &manner, out);
+            let (handler, counts) = (&self.handler, &self.counts);
+            return cached(handler, counts, table, &query, name, &manner, out);
         };
         // Counts up for each question by itself: with one counter for all, a client that always asks for A and AAAA in
         // turn would see every other address only.
@@ -168,6 +169,7 @@ impl Core {
 /// The answer to a question that is not ours and that upstreams answered before.
 fn cached(
     handler: &Handler,
+    counts: &Counts,
     table: &Table,
     query: &Query<'_>,
     name: &[u8],
@@ -193,6 +195,6 @@ fn cached(
     };
     let hit = handler.forwarder().cached(&key)?;
     let length = hit.stored.write(&asker, hit.age, out)?;
-    handler.metrics().hit(hit.age.is_none());
+    counts.hit(hit.age.is_none());
     Some((length, query.kind, hit.stored.code()))
 }

@@ -20,9 +20,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use model::domain::DomainName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -30,7 +32,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub(crate) use cache::{Cache, Flags, Hit, Key};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use exchange::{Asked, Case};
 use group::Group;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use received::{Response, is_bare_error, skip_name};
 pub(crate) use stored::{Asker, Stored};
 
 use crate::metrics::Metrics;
@@ -151,6 +157,8 @@ pub(crate) enum ForwardError {
     NoUpstream,
     #[error("no upstream answered in time")]
     NoAnswer,
+    #[error("upstreams failed lately, and are left alone about the name for a while")]
+    FailedLately,
 }
 
 /// Whom to ask for what, and how much to remember.
@@ -183,6 +191,8 @@ pub(crate) struct Forwarder {
     resolv_conf: PathBuf,
     own: Vec<SocketAddr>,
     cache: Cache,
+    /// Whether any group has an upstream: each query looks at it.
+    available: AtomicBool,
     /// Questions that upstreams are asked now: who asks the same waits for the same answer.
     flights: Mutex<Flights>,
     in_flight: Arc<Semaphore>,
@@ -210,6 +220,7 @@ impl Forwarder {
             resolv_conf: options.resolv_conf,
             own: options.own,
             cache: Cache::new(options.cache),
+            available: AtomicBool::new(false),
             flights: Mutex::default(),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             token: format!("{:032x}", rand::random::<u128>()),
@@ -233,12 +244,18 @@ impl Forwarder {
         let looked = self
             .groups()
             .map(|group| group.look_again(&self.resolv_conf, &self.own, &self.metrics));
-        looked.fold(false, |any, changed| any | changed)
+        let changed = looked.fold(false, |any, changed| any | changed);
+        let available = self.groups().any(|group| !group.is_empty());
+        self.available.store(available, Ordering::Relaxed);
+        if changed {
+            self.cache.forget_failures();
+        }
+        changed
     }
 
     /// Whether there is anybody to ask.
     pub(crate) fn available(&self) -> bool {
-        !self.default.is_empty() || self.zones.iter().any(|(_, group)| !group.is_empty())
+        self.available.load(Ordering::Relaxed)
     }
 
     /// Leave to ask once; `None` when too many are asking.
@@ -288,7 +305,11 @@ impl Forwarder {
         key: &Key<'_>,
     ) -> Result<(Arc<Stored>, Option<u32>), ForwardError> {
         self.metrics.cache.with_label_values(&["miss"]).inc();
-        let kept = self.cache.get(key, std::time::Instant::now());
+        let now = std::time::Instant::now();
+        let kept = self.cache.get(key, now);
+        if kept.is_none() && self.cache.failed_lately(key, now) {
+            return Err(ForwardError::FailedLately);
+        }
         let asked = self.fly(key);
         let outcome = match &kept {
             Some(_) => timeout(PATIENCE, asked)
@@ -352,14 +373,16 @@ impl Forwarder {
                     let stored = Arc::new(stored);
                     if stored.life().is_some() {
                         forwarder.cache.put(&key, &stored, now);
-                    } else if stored.code() == hickory_proto::op::ResponseCode::ServFail {
+                    } else if is_failure(stored.code()) {
                         forwarder.cache.failed(&key, now);
                     }
                     Ok(stored)
                 }
                 Err(error) => {
                     debug!(%error, "dns query not answered by any upstream");
-                    forwarder.cache.failed(&key, now);
+                    if !matches!(error, ForwardError::NoUpstream) {
+                        forwarder.cache.failed(&key, now);
+                    }
                     Err(error)
                 }
             };
@@ -415,6 +438,9 @@ impl Forwarder {
                 for group in self.groups() {
                     for server in group.down() {
                         server.probe().await;
+                        if !server.is_down() {
+                            self.cache.forget_failures();
+                        }
                     }
                 }
                 sleep(LOOK).await;
@@ -438,6 +464,11 @@ impl Forwarder {
             server.trace(&name).await;
         }
     }
+}
+
+/// Failures to resolve a name (RFC 9520, 2) that upstreams tell of.
+fn is_failure(code: ResponseCode) -> bool {
+    matches!(code, ResponseCode::ServFail | ResponseCode::Refused)
 }
 
 /// Removes a flight.

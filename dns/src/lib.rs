@@ -26,6 +26,8 @@
 
 mod access;
 pub mod answer;
+#[cfg(any(test, feature = "fuzzing"))]
+mod check;
 mod core;
 mod edns;
 pub mod error;
@@ -41,7 +43,8 @@ pub mod reverse;
 pub mod server;
 mod table;
 mod tcp;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "most of it is for tests"))]
 mod testing;
 mod udp;
 mod wire;
@@ -54,3 +57,22 @@ pub use follow::Follower;
 pub use forward::Upstream;
 pub use metrics::Metrics;
 pub use server::{Options, Server};
+
+/// The bodies of the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Bytes as a client may send them.
+    pub fn query(bytes: &[u8]) {
+        crate::check::query(bytes);
+    }
+
+    /// Bytes as an upstream may answer.
+    pub fn upstream(bytes: &[u8]) {
+        crate::check::upstream(bytes);
+    }
+
+    /// Text as it may stand in `resolv.conf` and in the configuration's names and upstreams.
+    pub fn text(bytes: &[u8]) {
+        crate::check::text(bytes);
+    }
+}

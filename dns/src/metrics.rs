@@ -10,7 +10,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// From an answer out of the snapshot to an upstream's time-out, in microseconds.
 const BUCKETS: [u64; 14] = [
@@ -51,14 +51,19 @@ const CODES: [(ResponseCode, &str); 7] = [
 
 const OTHER: &str = "other";
 
-/// Counters of one thread, or of several that count seldom.
+/// Counters of one thread, or of several that count seldom. Those of two threads have no cache line in common, nor the
+/// two lines that processors fetch together.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Counts {
     /// By type, then code; the last of each is for all others.
     queries: [[AtomicU64; CODES.len() + 1]; TYPES.len() + 1],
     /// By bucket; the last is for what took longer.
     durations: [AtomicU64; BUCKETS.len() + 1],
     nanoseconds: AtomicU64,
+    /// Answers out of the cache of what upstreams said: in their time, and past it.
+    hits: AtomicU64,
+    stale: AtomicU64,
 }
 
 impl Default for Counts {
@@ -68,6 +73,8 @@ impl Default for Counts {
             queries: std::array::from_fn(|_| std::array::from_fn(zero)),
             durations: std::array::from_fn(zero),
             nanoseconds: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
         }
     }
 }
@@ -80,6 +87,12 @@ impl Counts {
         let kind = kind.unwrap_or(TYPES.len());
         let code = code.unwrap_or(CODES.len());
         self.queries[kind][code].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answer out of the cache.
+    pub(crate) fn hit(&self, stale: bool) {
+        let counter = if stale { &self.stale } else { &self.hits };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that `count` queries took so long each.
@@ -100,10 +113,9 @@ pub struct Metrics {
     /// Of the threads that count seldom.
     shared: Arc<Counts>,
     descriptions: Vec<Desc>,
-    /// Questions about other zones, by how they were answered.
+    /// Questions about other zones that threads did not answer out of the cache by themselves, by how they were
+    /// answered.
     pub(crate) cache: IntCounterVec,
-    hits: IntCounter,
-    stale: IntCounter,
     /// Queries to upstreams, by upstream and what came of them.
     pub(crate) upstream_queries: IntCounterVec,
     /// Whether an upstream answers.
@@ -113,6 +125,10 @@ pub struct Metrics {
 const QUERIES: (&str, &str) = (
     "heddle_dns_queries_total",
     "DNS queries answered, by the type asked for and the code of the answer",
+);
+const CACHE: (&str, &str) = (
+    "heddle_dns_cache_total",
+    "DNS questions about other zones: hit, miss, stale (an upstream was late or failed), prefetch",
 );
 const DURATION: (&str, &str) = (
     "heddle_dns_query_duration_seconds",
@@ -126,16 +142,8 @@ impl Metrics {
             Desc::new(name.to_owned(), help.to_owned(), labels, Default::default())
                 .expect("the names and labels are valid")
         };
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels)
-                .expect("the names and labels are valid")
-        };
         let shared = Arc::new(Counts::default());
-        let cache = counter(
-            "heddle_dns_cache_total",
-            "DNS questions about other zones: hit, miss, stale (an upstream was late or failed), prefetch",
-            &["result"],
-        );
+        let cache = counter(CACHE.0, CACHE.1, &["result"]);
         Metrics {
             counts: Arc::new(Mutex::new(vec![shared.clone()])),
             shared,
@@ -143,8 +151,6 @@ impl Metrics {
                 describe(QUERIES, &["type", "rcode"]),
                 describe(DURATION, &[]),
             ],
-            hits: cache.with_label_values(&["hit"]),
-            stale: cache.with_label_values(&["stale"]),
             cache,
             upstream_queries: counter(
                 "heddle_dns_upstream_queries_total",
@@ -162,12 +168,6 @@ impl Metrics {
         }
     }
 
-    /// Counts an answer out of the cache.
-    pub(crate) fn hit(&self, stale: bool) {
-        let counter = if stale { &self.stale } else { &self.hits };
-        counter.inc();
-    }
-
     /// Counters for one thread.
     pub(crate) fn counts(&self) -> Arc<Counts> {
         let counts = Arc::new(Counts::default());
@@ -179,6 +179,22 @@ impl Metrics {
     /// Counters for whoever counts seldom.
     pub(crate) fn shared(&self) -> &Counts {
         &self.shared
+    }
+
+    /// With what threads counted by themselves.
+    fn cached(&self, sum: &Sum<'_>) -> MetricFamily {
+        let all = counter(CACHE.0, CACHE.1, &["result"]);
+        for result in ["hit", "stale", "miss", "prefetch"] {
+            let count = self.cache.with_label_values(&[result]).get()
+                + match result {
+                    "hit" => sum(&|counts| &counts.hits),
+                    "stale" => sum(&|counts| &counts.stale),
+                    _ => 0,
+                };
+            all.with_label_values(&[result]).inc_by(count);
+        }
+        let mut families = all.collect();
+        families.swap_remove(0)
     }
 
     /// Hands the families to a registry.
@@ -205,6 +221,10 @@ impl Metrics {
     }
 }
 
+fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect("the names and labels are valid")
+}
+
 impl Collector for Metrics {
     fn desc(&self) -> Vec<&Desc> {
         let mut all: Vec<&Desc> = self.descriptions.iter().collect();
@@ -221,7 +241,7 @@ impl Collector for Metrics {
             counts.iter().map(|c| pick(c).load(Ordering::Relaxed)).sum()
         };
         let mut families = vec![queries(&sum), durations(&sum)];
-        families.extend(self.cache.collect());
+        families.push(self.cached(&sum));
         families.extend(self.upstream_queries.collect());
         families.extend(self.upstream_up.collect());
         families

@@ -85,6 +85,10 @@ impl Packet {
             }
             _ => return Packet::Refusal(request, ResponseCode::NotImp),
         }
+        if counts.queries == 0 && counts.answers == 0 && counts.authorities == 0 {
+            let code = request.read_cookie_alone(&mut decoder, counts.additionals);
+            return Packet::Refusal(request, code);
+        }
         if counts.queries != 1 {
             return Packet::Refusal(request, ResponseCode::FormErr);
         }
@@ -124,6 +128,28 @@ impl Packet {
         match refused(&request) {
             Some(code) => Packet::Refusal(request, code),
             None => Packet::Request(request),
+        }
+    }
+}
+
+impl Request {
+    /// Reads the rest of a request without a question, which is good for getting a cookie (RFC 7873, 5.4).
+    fn read_cookie_alone(&mut self, decoder: &mut BinDecoder<'_>, records: u16) -> ResponseCode {
+        let read = Message::read_records(decoder, records.into(), true, OpCode::Query);
+        let Ok((_, Some(edns), _)) = read else {
+            return ResponseCode::FormErr;
+        };
+        let client = ClientEdns::new(&edns);
+        let bad_cookie = client.has_bad_cookie();
+        let cookie = client.cookie.clone().filter(|_| !bad_cookie);
+        let has_cookie = cookie.is_some();
+        self.edns = Some(ClientEdns { cookie, ..client });
+        if edns.version() > 0 {
+            ResponseCode::BADVERS
+        } else if has_cookie {
+            ResponseCode::NoError
+        } else {
+            ResponseCode::FormErr
         }
     }
 }

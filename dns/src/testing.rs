@@ -1,5 +1,6 @@
 //! A mesh made by hand, for this crate's tests.
 
+#[cfg(test)]
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use crate::forward::{ForwardOptions, Forwarder, Stored, Upstream};
 use crate::handler::Settings;
 use crate::metrics::Metrics;
 
+#[cfg(test)]
 pub(crate) use upstream::{FakeUpstream, response};
 
 /// Served at 10.96.0.10 for this host and private networks, as n1.
@@ -278,6 +280,40 @@ pub(crate) fn world() -> World {
                 ("172.17.0.9:5432".parse().unwrap(), 0),
                 ("[fd00:17::5]:5432".parse().unwrap(), 1),
             ],
+        );
+    world
+}
+
+/// [`world`], and what is rarer.
+pub(crate) fn large_world() -> World {
+    let mut world = world();
+    world
+        .service(
+            "data/big",
+            "{selector: app=big, headless: true, ports: [{name: pg, port: 5432, protocol: tcp}]}",
+            &[],
+        )
+        .many_endpoints("data/big", "pg", 300)
+        .node("n2", &["192.0.2.2", "2001:db8::2"])
+        .service("shop/mail", "{externalName: mail.example.com}", &[])
+        .service(
+            "data/etcd",
+            "{selector: app=etcd, headless: true, ports: [{name: peer, port: 2380}]}",
+            &[],
+        )
+        .named_endpoints(
+            "data/etcd",
+            "peer",
+            [
+                ("172.17.0.5:2380".parse().unwrap(), 1, Some("etcd-0")),
+                ("[fd00:17::6]:2380".parse().unwrap(), 2, Some("etcd-0")),
+                ("172.17.0.7:2381".parse().unwrap(), 3, None),
+            ],
+        )
+        .service(
+            "shop/old",
+            "{ports: [{port: 80}], dns: {names: [shop.example.com, api.heddle.internal, svc.heddle.internal]}}",
+            &["10.96.0.30"],
         );
     world
 }

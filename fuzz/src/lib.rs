@@ -3,8 +3,9 @@
 //! libFuzzer runs these functions with
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run selector fuzz/corpus/selector fuzz/seeds/selector`
 //! (or `manifest`, `units`). What `http_request`, `http_response` and `http_chunks` do stands in the crate `proxy`
-//! (`proxy/src/http/message/check.rs`). The tests of the crates run the same functions on the seeds and on
-//! random bytes, so that they stay true in every test run.
+//! (`proxy/src/http/message/check.rs`), and what `dns_query`, `dns_upstream` and `dns_text` do in `dns`
+//! (`dns/src/check.rs`). The tests of the crates run the same functions on the seeds and on random bytes, so that they
+//! stay true in every test run.
 
 use model::labels::Labels;
 use model::selector::Selector;

@@ -9,8 +9,15 @@ use super::stored::Stored;
 /// How long past its time a response is kept, for when no upstream answers.
 const STALE: Duration = Duration::from_secs(86_400);
 
-/// How long upstreams are left alone about a name after they failed (RFC 9520, 3.2).
+/// How long upstreams are left alone about a name after they failed, while there is an older answer.
 const RECHECK: Duration = Duration::from_secs(5);
+
+/// The same where there is none (RFC 9520, 3.2): twice as long with each failure that follows, up to [`MOST_FAILED`].
+const FIRST_FAILED: Duration = Duration::from_secs(1);
+const MOST_FAILED: Duration = Duration::from_secs(30);
+
+/// Failures that a shard remembers, of 300 bytes at most each.
+const FAILURES: usize = 64;
 
 /// Seconds that a client may keep what is past its time (RFC 8767, 4).
 pub(super) const STALE_TTL: u32 = 30;
@@ -101,6 +108,15 @@ struct Shard {
     /// The oldest first. What was asked for since it was last looked at gets another round (SIEVE's rule).
     order: VecDeque<u64>,
     bytes: usize,
+    failures: HashMap<u64, Failure>,
+}
+
+/// A question that upstreams failed to answer, and of which nothing is kept.
+#[derive(Debug)]
+struct Failure {
+    key: Box<[u8]>,
+    until: Instant,
+    wait: Duration,
 }
 
 /// Responses by what was asked. What is asked for least goes when there is no room.
@@ -153,8 +169,14 @@ impl Cache {
     /// Whether upstreams failed so lately that they are not asked again.
     pub(crate) fn failed_lately(&self, key: &Key<'_>, now: Instant) -> bool {
         let (hash, shard) = self.shard(key);
-        let entry = shard.entries.get(&hash).filter(|e| key.is(&e.key));
-        entry.is_some_and(|entry| entry.rechecked.is_some_and(|until| until > now))
+        let until = match shard.entries.get(&hash).filter(|e| key.is(&e.key)) {
+            Some(entry) => entry.rechecked,
+            None => {
+                let failure = shard.failures.get(&hash).filter(|f| key.is(&f.key));
+                failure.map(|failure| failure.until)
+            }
+        };
+        until.is_some_and(|until| until > now)
     }
 
     /// Keeps a response for as long as it says.
@@ -179,17 +201,39 @@ impl Cache {
             None => shard.order.push_back(hash),
         }
         shard.bytes += size;
+        shard.failures.remove(&hash);
         while shard.bytes > self.limit {
             shard.evict();
         }
     }
 
-    /// Notes that no upstream answered; what is kept is used for a while without asking again.
+    /// Notes that no upstream answered; what is kept is used for a while without asking again, and where nothing is kept
+    /// that is remembered.
     pub(crate) fn failed(&self, key: &Key<'_>, now: Instant) {
         let (hash, mut shard) = self.shard(key);
         if let Some(entry) = shard.entries.get_mut(&hash).filter(|e| key.is(&e.key)) {
             entry.rechecked = Some(now + RECHECK);
             entry.refreshing = false;
+            return;
+        }
+        let again = shard.failures.remove(&hash).filter(|failure| {
+            key.is(&failure.key) && now.saturating_duration_since(failure.until) < MOST_FAILED
+        });
+        let wait = again.map_or(FIRST_FAILED, |failure| (failure.wait * 2).min(MOST_FAILED));
+        shard.make_room_for_a_failure();
+        let failure = Failure {
+            key: key.to_bytes(),
+            until: now + wait,
+            wait,
+        };
+        shard.failures.insert(hash, failure);
+    }
+
+    /// Whoever failed may not be asked any more, or answers again.
+    pub(crate) fn forget_failures(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.failures.clear();
         }
     }
 
@@ -202,6 +246,16 @@ impl Cache {
 }
 
 impl Shard {
+    fn make_room_for_a_failure(&mut self) {
+        if self.failures.len() < FAILURES {
+            return;
+        }
+        let soonest = self.failures.iter().min_by_key(|(_, failure)| failure.until);
+        if let Some(hash) = soonest.map(|(hash, _)| *hash) {
+            self.failures.remove(&hash);
+        }
+    }
+
     fn evict(&mut self) {
         let Some(hash) = self.order.pop_front() else {
             return;
@@ -263,6 +317,47 @@ mod tests {
         assert!(!refresh(1));
         assert!(refresh(56));
         assert!(!refresh(57), "somebody does already");
+    }
+
+    #[test]
+    fn a_failure_is_remembered_longer_each_time_until_there_is_an_answer() {
+        let cache = Cache::new(1 << 20);
+        let began = Instant::now();
+        let at = |millis| began + Duration::from_millis(millis);
+        let failed_at = |millis| cache.failed_lately(&key(b"a"), at(millis));
+        assert!(!failed_at(0));
+        cache.failed(&key(b"a"), began);
+        assert!(failed_at(999) && !failed_at(1_000));
+        assert!(!cache.failed_lately(&key(b"b"), began));
+        cache.failed(&key(b"a"), at(1_500));
+        assert!(failed_at(3_499) && !failed_at(3_500));
+        let mut now = 3_500;
+        for _ in 0..9 {
+            cache.failed(&key(b"a"), at(now));
+            now += 30_000;
+        }
+        let last = now - 30_000;
+        assert!(failed_at(last + 29_999) && !failed_at(last + 30_000));
+        cache.put(&key(b"a"), &stored("a.example.", 60), at(last));
+        assert!(!failed_at(last), "there is an answer");
+        cache.failed(&key(b"c"), began);
+        cache.forget_failures();
+        assert!(!cache.failed_lately(&key(b"c"), began));
+    }
+
+    #[test]
+    fn failures_are_bounded() {
+        let cache = Cache::new(1 << 20);
+        let began = Instant::now();
+        for index in 0u64..10_000 {
+            let name = index.to_be_bytes();
+            let now = began + Duration::from_micros(index);
+            cache.failed(&key(&name), now);
+            assert!(cache.failed_lately(&key(&name), now), "the newest is known");
+        }
+        let failures = |shard: &Mutex<Shard>| shard.lock().unwrap().failures.len();
+        let all: usize = cache.shards.iter().map(failures).sum();
+        assert_eq!(all, SHARDS * FAILURES);
     }
 
     #[test]

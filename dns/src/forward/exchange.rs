@@ -14,9 +14,26 @@ use crate::edns::Opt;
 use crate::response::MAX_DATAGRAM;
 use crate::wire::HEADER;
 
-/// A query of our own, with an id and a mix of upper and lower case that nobody can guess.
+/// How the letters of a name are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Case {
+    /// Each at random as upper or lower case, which an answer is to give back: one more thing that a forger has to guess.
+    Mixed,
+    /// As lower case, to upstreams that don't give it back.
+    Lower,
+}
+
+/// What an upstream said.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Answered {
+    pub stored: Stored,
+    /// Whether it gave the case back: no by UDP alone may be a forgery, so that it was asked by TCP too.
+    pub case_kept: bool,
+}
+
+/// A query of our own, with an id that nobody can guess.
+#[derive(Debug)]
+pub(crate) struct Asked {
     pub id: u16,
     bytes: Vec<u8>,
     /// Length of the question, which stands behind the header.
@@ -25,7 +42,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// Options of the client's OPT record are not passed on: they are meant for us (RFC 6891, 6.1.1).
-    pub(super) fn new(key: &Key<'_>, edns: bool) -> Self {
+    pub(crate) fn new(key: &Key<'_>, edns: bool, case: Case) -> Self {
         const RECURSION_DESIRED: u8 = 0x01;
         const AUTHENTIC_DATA: u8 = 0x20;
         const CHECKING_DISABLED: u8 = 0x10;
@@ -41,7 +58,7 @@ impl Asked {
         bytes.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
         bytes.extend(key.name.iter().map(|byte| {
             // Lengths are no letters.
-            if rand::random() {
+            if case == Case::Mixed && rand::random() {
                 byte.to_ascii_uppercase()
             } else {
                 *byte
@@ -64,17 +81,21 @@ impl Asked {
         }
     }
 
-    pub(super) fn question(&self) -> &[u8] {
+    pub(crate) fn question(&self) -> &[u8] {
         &self.bytes[HEADER..HEADER + self.question]
     }
 }
 
 /// Asks an upstream by UDP, and by TCP where that does not do.
-pub(super) async fn exchange(server: SocketAddr, key: &Key<'_>) -> io::Result<Stored> {
-    match ask(server, key, true).await? {
+pub(super) async fn exchange(
+    server: SocketAddr,
+    key: &Key<'_>,
+    case: Case,
+) -> io::Result<Answered> {
+    match ask(server, key, case, true).await? {
         // Those who don't know EDNS say so in one way or the other (RFC 6891, 7).
         Some((response, asked)) if !misread(response.code()) => store(response, &asked),
-        _ => match ask(server, key, false).await? {
+        _ => match ask(server, key, case, false).await? {
             Some((response, asked)) => store(response, &asked),
             None => Err(not_understood()),
         },
@@ -85,28 +106,32 @@ fn misread(code: ResponseCode) -> bool {
     matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
 }
 
-fn store(response: Response, asked: &Asked) -> io::Result<Stored> {
+fn store(response: Response, asked: &Asked) -> io::Result<Answered> {
+    let case_kept = response.case_kept;
     let stored = response.into_stored(asked.question);
-    stored.ok_or_else(not_understood)
+    let stored = stored.ok_or_else(not_understood)?;
+    Ok(Answered { stored, case_kept })
 }
 
 /// `None`: the upstream could not read the query.
 async fn ask(
     server: SocketAddr,
     key: &Key<'_>,
+    case: Case,
     edns: bool,
 ) -> io::Result<Option<(Response, Asked)>> {
-    let asked = Asked::new(key, edns);
+    let asked = Asked::new(key, edns, case);
     let Some(response) = by_udp(server, &asked).await? else {
         return Ok(None);
     };
-    if !response.truncated() && response.case_kept {
+    let case_is_well = response.case_kept || case == Case::Lower;
+    if !response.truncated() && case_is_well {
         return Ok(Some((response, asked)));
     }
     match by_tcp(server, &asked).await {
         Ok(whole) => Ok(Some((whole, asked))),
         // What was left out is still said to be. What lost its case may be forged.
-        Err(_) if response.case_kept => Ok(Some((response, asked))),
+        Err(_) if case_is_well => Ok(Some((response, asked))),
         Err(error) => Err(error),
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::cache::{Flags, Key};
-use super::exchange::exchange;
+use super::exchange::{Answered, Case, exchange};
 use super::stored::Stored;
 use super::{ForwardError, Upstream, resolve};
 use crate::metrics::Metrics;
@@ -42,6 +42,8 @@ pub(super) struct Server {
     failures: AtomicU32,
     /// It leads queries back to us.
     looping: AtomicBool,
+    /// It does not give back the case of a question.
+    loses_case: AtomicBool,
     metrics: Metrics,
 }
 
@@ -53,11 +55,12 @@ impl Server {
             address,
             failures: AtomicU32::new(0),
             looping: AtomicBool::new(false),
+            loses_case: AtomicBool::new(false),
             metrics: metrics.clone(),
         }
     }
 
-    fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.failures.load(Ordering::Relaxed) >= DOWN
     }
 
@@ -104,11 +107,35 @@ impl Server {
         }
     }
 
+    /// Whether its answers are told from forged ones by their case: to find out for each of them that it loses the case
+    /// would cost a connection each.
+    fn case(&self) -> Case {
+        if self.loses_case.load(Ordering::Relaxed) {
+            Case::Lower
+        } else {
+            Case::Mixed
+        }
+    }
+
+    /// Notes whether it gave back a mixed case.
+    fn note_case(&self, kept: bool) {
+        if self.loses_case.swap(!kept, Ordering::Relaxed) == kept {
+            info!(upstream = %self.address, kept, "dns upstream and the case of a question");
+        }
+    }
+
     async fn ask(&self, key: &Key<'_>, time: Duration) -> io::Result<Stored> {
-        let result = match timeout(time, exchange(self.address, key)).await {
+        let case = self.case();
+        let result = match timeout(time, exchange(self.address, key, case)).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
+        let result = result.map(|Answered { stored, case_kept }| {
+            if case == Case::Mixed {
+                self.note_case(case_kept);
+            }
+            stored
+        });
         self.note(result.as_ref());
         result
     }
@@ -127,8 +154,9 @@ impl Server {
         let _ = self.ask(&root, TRY).await;
     }
 
-    /// Asks for a name that nobody has, and whoever leads back here is asked about that way.
-    pub(super) async fn trace(&self, name: &[u8]) -> bool {
+    /// Asks for a name that nobody has, and whoever leads back here is asked about that way. Looks again at what the
+    /// upstream does with the case.
+    pub(super) async fn trace(&self, name: &[u8]) {
         const HINFO: u16 = 13;
         let key = Key {
             name,
@@ -138,9 +166,10 @@ impl Server {
                 ..Flags::default()
             },
         };
-        timeout(TRY, exchange(self.address, &key))
-            .await
-            .is_ok_and(|result| result.is_ok())
+        let answered = timeout(TRY, exchange(self.address, &key, Case::Mixed)).await;
+        if let Ok(Ok(Answered { case_kept, .. })) = answered {
+            self.note_case(case_kept);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ const LOW_CODE: u8 = 0x0f;
 
 /// A response that belongs to the query and whose records end where the message does.
 #[derive(Debug)]
-pub(super) struct Response {
+pub(crate) struct Response {
     bytes: Vec<u8>,
     opt: Option<Opt>,
     /// Whether the question came back in the case that it was asked in.
@@ -27,7 +27,7 @@ pub(super) struct Response {
 }
 
 /// Whether this is an error's header and nothing else, as sent by servers that could not read the query.
-pub(super) fn is_bare_error(bytes: &[u8], asked: &Asked) -> bool {
+pub(crate) fn is_bare_error(bytes: &[u8], asked: &Asked) -> bool {
     bytes.len() == HEADER
         && bytes[..2] == asked.id.to_be_bytes()
         && bytes[FLAGS] & RESPONSE != 0
@@ -44,7 +44,7 @@ struct Opt {
 
 impl Response {
     /// `None` when the bytes are not a response to the query: forged, late, or broken.
-    pub(super) fn read(mut bytes: Vec<u8>, asked: &Asked) -> Option<Self> {
+    pub(crate) fn read(mut bytes: Vec<u8>, asked: &Asked) -> Option<Self> {
         let question = asked.question();
         let records = HEADER + question.len();
         let ours = bytes.get(..2)? == asked.id.to_be_bytes()
@@ -97,13 +97,13 @@ impl Response {
     }
 
     /// The code, with the part that the OPT record carries.
-    pub(super) fn code(&self) -> ResponseCode {
+    pub(crate) fn code(&self) -> ResponseCode {
         let low = self.bytes[CODE] & LOW_CODE;
         ResponseCode::from(self.opt.map_or(0, |opt| opt.high_code), low)
     }
 
     /// What is kept of it.
-    pub(super) fn into_stored(mut self, question: usize) -> Option<Stored> {
+    pub(crate) fn into_stored(mut self, question: usize) -> Option<Stored> {
         let (code, truncated) = (self.code(), self.truncated());
         match self.opt {
             None => {}
@@ -130,7 +130,7 @@ fn count(bytes: &[u8], section: usize) -> Option<u16> {
 }
 
 /// Where the name that begins at `at` ends. What a pointer points to is the client's to judge.
-pub(super) fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     const POINTER: u8 = 0xc0;
     loop {
         match *bytes.get(at)? {

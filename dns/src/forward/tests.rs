@@ -2,10 +2,7 @@
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use proptest::prelude::*;
 
-use super::exchange::Asked;
-use super::received::Response;
 use super::*;
 use crate::edns::Opt;
 use crate::error::Transport;
@@ -353,44 +350,6 @@ fn upstreams_are_written_as_people_write_them() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("dns.example.com"), "{error}");
-}
-
-proptest! {
-    #[test]
-    fn any_response_is_read_without_a_crash_and_made_ours_within_the_limit(
-        mut tail in prop::collection::vec(any::<u8>(), 0..900),
-        counts in prop::array::uniform6(0u8..4),
-        edns in any::<bool>(),
-    ) {
-        let client = if edns { EDNS } else { PLAIN };
-        let name = client.name();
-        let asked = Asked::new(&client.key(&name), true);
-        let mut bytes = asked.id.to_be_bytes().to_vec();
-        bytes.extend([0x80, 0, 0, 1]);
-        bytes.extend(counts.chunks(2).take(3).flat_map(|count| [0, count[0]]));
-        bytes.extend(asked.question());
-        // Zeros are what makes random bytes into names and lengths that fit.
-        for byte in tail.iter_mut().filter(|b| **b > 40) {
-            *byte = 0;
-        }
-        bytes.extend(tail);
-        let question = asked.question().len();
-        let response = Response::read(bytes, &asked);
-        if let Some(stored) = response.and_then(|response| response.into_stored(question)) {
-            let client_question = client.question();
-            let asker = Asker {
-                id: [1, 2],
-                question: &client_question,
-                recursion_desired: true,
-                checking_disabled: false,
-                limit: 512,
-                opt: edns.then(Opt::default),
-            };
-            let ours = stored.to_vec(&asker, Some(3)).unwrap();
-            prop_assert!(ours.len() <= 512);
-            prop_assert_eq!(&ours[..2], &[1, 2]);
-        }
-    }
 }
 
 #[tokio::test]

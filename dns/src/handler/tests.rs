@@ -4,7 +4,6 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode};
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{DNSClass, Name, RData};
 use model::snapshot::Freshness;
-use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{World, forwarder, settings, world};
@@ -511,50 +510,4 @@ fn what_is_counted_has_bounded_labels() {
         ]
     );
     assert_eq!(families[1].get_metric().len(), 2);
-}
-
-/// Packets that begin well and go wrong somewhere, which get further than bytes out of nowhere.
-fn nearly_good() -> impl Strategy<Value = Vec<u8>> {
-    let names = [
-        "web.shop.svc.heddle.internal.",
-        "7.0.96.10.in-addr.arpa.",
-        "example.com.",
-    ];
-    let name = prop::sample::select(names.to_vec());
-    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (name, any::<u16>(), any::<bool>(), changes, 0..40usize).prop_map(
-        |(name, kind, edns, changes, cut)| {
-            let mut message = query(name, RecordType::from(kind));
-            if edns {
-                message = with_edns(message, kind);
-            }
-            let mut bytes = message.to_vec().unwrap();
-            for (at, value) in changes {
-                let at = at.index(bytes.len());
-                bytes[at] = value;
-            }
-            bytes.truncate(bytes.len().saturating_sub(cut / 4));
-            bytes
-        },
-    )
-}
-
-fn any_packet() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![nearly_good(), prop::collection::vec(any::<u8>(), 0..600)]
-}
-
-proptest! {
-    #[test]
-    fn any_packet_gets_a_readable_response_with_its_id_or_none(packet in any_packet()) {
-        let handler = handler(&world());
-        for transport in [Transport::Udp, Transport::Tcp] {
-            if let Verdict::Reply(bytes) = handler.decide(&packet, client(NEAR, transport)) {
-                prop_assert!(packet[2] & 0x80 == 0, "an answer to an answer");
-                prop_assert_eq!(&bytes[..2], &packet[..2]);
-                prop_assert!(transport == Transport::Tcp || bytes.len() <= 1232);
-                let response = Message::from_vec(&bytes);
-                prop_assert!(response.is_ok(), "{:?}", response);
-            }
-        }
-    }
 }
