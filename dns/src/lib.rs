@@ -18,6 +18,7 @@
 //! * `access`: whose questions about other zones are forwarded
 //! * [`forward`], `resolv_conf`: the upstreams, and what is kept of their answers
 //! * [`metrics`]: what is counted
+//! * `check`: what the fuzz targets do
 //!
 //! Messages are read and written with `hickory-proto`. The listeners are our own and not `hickory-server`'s, because
 //! its loop decides some things before a handler sees the packet: it answers a malformed packet with FORMERR even when

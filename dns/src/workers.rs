@@ -13,8 +13,8 @@ use tracing::{debug, error};
 
 use crate::core::{Core, Name, Outcome, Read};
 use crate::error::Transport;
-use crate::handler::{Client, Pending};
 use crate::fast::MAX_NAME;
+use crate::handler::{Client, Pending};
 use crate::udp::{BATCH, Batch, Datagram, Packets, Replies, Socket};
 
 /// After an error of the socket itself, or a defect, so that it can't make a busy loop.

@@ -42,7 +42,8 @@ fn nearly_good() -> impl Strategy<Value = Vec<u8>> {
         ".",
     ];
     let name = prop::sample::select(names.to_vec());
-    let options = prop::collection::vec((0u16..12, prop::collection::vec(any::<u8>(), 0..42)), 0..3);
+    let options =
+        prop::collection::vec((0u16..12, prop::collection::vec(any::<u8>(), 0..42)), 0..3);
     let edns = prop::option::of((any::<u16>(), options));
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     let kinds = prop_oneof![0u16..40, 250u16..256, any::<u16>()];

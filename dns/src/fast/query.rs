@@ -13,6 +13,7 @@ const CLASS_IN: u16 = 1;
 const TYPE_OPT: u16 = 41;
 
 const OPTION_NSID: u16 = 3;
+const OPTION_SUBNET: u16 = 8;
 const OPTION_COOKIE: u16 = 10;
 
 /// What an ordinary query says.
@@ -124,6 +125,7 @@ impl<'p> QueryEdns<'p> {
             let (data, rest) = rest.split_at_checked(length)?;
             match u16::from_be_bytes([head[0], head[1]]) {
                 OPTION_NSID => edns.nsid = true,
+                OPTION_SUBNET if !is_subnet(data) => return None,
                 OPTION_COOKIE if edns.cookie.is_none() && matches!(length, 8 | 16..=40) => {
                     edns.cookie = Some(data);
                 }
@@ -134,4 +136,18 @@ impl<'p> QueryEdns<'p> {
         }
         Some(edns)
     }
+}
+
+/// Whether this is a client's subnet (RFC 7871, 6), which means nothing to us unless it is broken.
+fn is_subnet(data: &[u8]) -> bool {
+    let Some(([0, family, prefix, _], address)) = data.split_first_chunk::<4>() else {
+        return false;
+    };
+    let bytes = usize::from(prefix.div_ceil(8));
+    let most = match family {
+        1 => 4,
+        2 => 16,
+        _ => return false,
+    };
+    bytes <= most && bytes <= address.len()
 }

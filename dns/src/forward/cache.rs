@@ -250,7 +250,10 @@ impl Shard {
         if self.failures.len() < FAILURES {
             return;
         }
-        let soonest = self.failures.iter().min_by_key(|(_, failure)| failure.until);
+        let soonest = self
+            .failures
+            .iter()
+            .min_by_key(|(_, failure)| failure.until);
         if let Some(hash) = soonest.map(|(hash, _)| *hash) {
             self.failures.remove(&hash);
         }

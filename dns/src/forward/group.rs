@@ -109,7 +109,7 @@ impl Server {
 
     /// Whether its answers are told from forged ones by their case: to find out for each of them that it loses the case
     /// would cost a connection each.
-    fn case(&self) -> Case {
+    pub(super) fn case(&self) -> Case {
         if self.loses_case.load(Ordering::Relaxed) {
             Case::Lower
         } else {

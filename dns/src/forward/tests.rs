@@ -424,6 +424,77 @@ async fn an_answer_that_lost_its_case_by_udp_is_asked_for_by_tcp() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_loses_the_case_is_remembered_until_it_keeps_it() {
+    let keeps = Arc::new(AtomicBool::new(false));
+    let kept = keeps.clone();
+    let upstream = FakeUpstream::start(move |query, _| {
+        let mut message = response(query, 1);
+        if !kept.load(Ordering::SeqCst) {
+            let upper = message.queries[0].name.to_ascii().to_ascii_uppercase();
+            message.queries[0].name = Name::from_ascii(upper).unwrap();
+        }
+        vec![message.to_vec().unwrap()]
+    })
+    .await;
+    let forwarder = forwarder(&[upstream.address]);
+    let asked = || {
+        (
+            upstream.asked(Transport::Udp),
+            upstream.asked(Transport::Tcp),
+        )
+    };
+    // Letters enough that no chance gives them all back.
+    let names = [
+        "the-first-name-with-many-letters.example.com.",
+        "another-name-with-many-letters.example.com.",
+    ];
+    for (name, expected) in names.into_iter().zip([(1, 1), (2, 1)]) {
+        let got = PLAIN.named(name).ask(&forwarder).await.unwrap();
+        assert_eq!(got.answers.len(), 1);
+        assert_eq!(asked(), expected, "{name}");
+    }
+    let server = forwarder.default.servers()[0].clone();
+    assert_eq!(server.case(), Case::Lower);
+    keeps.store(true, Ordering::SeqCst);
+    server.trace(b"\x010\x11a-name-of-letters\x00").await;
+    assert_eq!(server.case(), Case::Mixed);
+}
+
+#[tokio::test]
+async fn a_name_that_could_not_be_resolved_is_not_asked_for_again_at_once() {
+    let upstream = FakeUpstream::start(|query, _| {
+        let mut message = response(query, 0);
+        message.metadata.response_code = ResponseCode::ServFail;
+        vec![message.to_vec().unwrap()]
+    })
+    .await;
+    let forwarder = forwarder(&[upstream.address]);
+    let name = PLAIN.name();
+    let key = PLAIN.key(&name);
+    let before = std::time::Instant::now();
+    let got = PLAIN.ask(&forwarder).await.unwrap();
+    assert_eq!(got.metadata.response_code, ResponseCode::ServFail);
+    assert!(forwarder.cache.failed_lately(&key, before));
+    // A second is over soon on a busy machine; the time that failures in a row get is not.
+    for _ in 0..8 {
+        forwarder.cache.failed(&key, std::time::Instant::now());
+    }
+    let asked = upstream.asked(Transport::Udp);
+    let error = PLAIN.ask(&forwarder).await.unwrap_err();
+    assert!(matches!(error, ForwardError::FailedLately));
+    assert_eq!(upstream.asked(Transport::Udp), asked);
+    PLAIN
+        .named("other.example.com.")
+        .ask(&forwarder)
+        .await
+        .unwrap();
+    assert!(
+        upstream.asked(Transport::Udp) > asked,
+        "of another name nothing is known"
+    );
+}
+
+#[tokio::test]
 async fn a_zone_has_upstreams_of_its_own() {
     let corporate =
         FakeUpstream::start(|query, _| vec![response(query, 2).to_vec().unwrap()]).await;

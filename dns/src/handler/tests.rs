@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode};
 use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, Name, RData};
 use model::snapshot::Freshness;
 
@@ -231,6 +232,43 @@ fn edns_gets_exactly_one_opt_and_a_later_version_badvers() {
     );
     assert_eq!(response.edns.as_ref().unwrap().version(), 0);
     assert!(response.answers.is_empty());
+}
+
+#[test]
+fn a_cookie_is_to_be_had_without_a_question() {
+    let handler = handler(&world());
+    let alone = |cookie: Option<&[u8]>, version: u8| {
+        let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+        let mut edns = Edns::new();
+        edns.set_version(version);
+        if let Some(cookie) = cookie {
+            let cookie = EdnsOption::Unknown(10, cookie.to_vec());
+            edns.options_mut().insert(cookie);
+        }
+        message.set_edns(edns);
+        let response = reply(&handler, &message, Transport::Udp);
+        assert!(response.queries.is_empty() && response.answers.is_empty());
+        let edns = response.edns.clone().unwrap();
+        let cookie = match edns.option(EdnsCode::Cookie) {
+            Some(EdnsOption::Unknown(_, cookie)) => Some(cookie.clone()),
+            _ => None,
+        };
+        (u16::from(response.metadata.response_code), cookie)
+    };
+    let (code, cookie) = alone(Some(b"theirs!!"), 0);
+    let cookie = cookie.unwrap();
+    assert_eq!(code, u16::from(ResponseCode::NoError));
+    assert!(cookie.len() == 24 && cookie.starts_with(b"theirs!!"));
+    let (code, again) = alone(Some(&cookie), 0);
+    assert_eq!(code, u16::from(ResponseCode::NoError));
+    assert_eq!(again.unwrap()[..8], cookie[..8]);
+    let form_error = u16::from(ResponseCode::FormErr);
+    assert_eq!(alone(None, 0), (form_error, None));
+    assert_eq!(alone(Some(b"short"), 0), (form_error, None));
+    assert_eq!(
+        alone(Some(b"theirs!!"), 1).0,
+        u16::from(ResponseCode::BADVERS)
+    );
 }
 
 #[test]

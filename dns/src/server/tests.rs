@@ -174,6 +174,44 @@ async fn queries_sent_in_one_go_over_tcp_and_in_single_bytes_are_all_answered() 
 }
 
 #[tokio::test]
+async fn answers_on_a_connection_overtake_those_that_wait_for_upstreams_and_only_so_many_wait() {
+    let silent = FakeUpstream::silent().await;
+    let server = Running::start(&world(), &["127.0.0.1:0"], &[&silent]);
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let other = |index: usize| query(&format!("name{index}.example.com."), RecordType::A);
+    let ours =
+        [RecordType::A, RecordType::AAAA].map(|kind| query("web.shop.svc.heddle.internal.", kind));
+    let mut bytes: Vec<u8> = (0..MAX_PIPELINED).flat_map(|n| framed(&other(n))).collect();
+    bytes.extend(framed(&ours[0]));
+    bytes.extend(framed(&other(MAX_PIPELINED)));
+    bytes.extend(framed(&ours[1]));
+    stream.write_all(&bytes).await.unwrap();
+    let first = receive(&mut stream).await;
+    assert_eq!(first.metadata.id, ours[0].metadata.id, "it overtakes");
+    let second = receive(&mut stream).await;
+    assert_eq!(
+        code(&second),
+        ResponseCode::ServFail,
+        "the last is not read yet"
+    );
+    let mut failed = 1;
+    loop {
+        let next = receive(&mut stream).await;
+        if next.metadata.id == ours[1].metadata.id {
+            assert_eq!(next.answers.len(), 1);
+            break;
+        }
+        assert_eq!(code(&next), ResponseCode::ServFail);
+        failed += 1;
+    }
+    assert!(
+        failed <= MAX_PIPELINED,
+        "it waited for room and not for all"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_reply_leaves_from_the_address_that_was_asked() {
     let server = Running::start(&world(), &["0.0.0.0:0", "[::]:0"], &[]);
     let question = query("web.shop.svc.heddle.internal.", RecordType::A);

@@ -1,7 +1,8 @@
 //! Entries by name: a hash table whose versions share all but the leaves that changed.
 //!
 //! Three steps lead to an entry, and only the last two miss the processor's cache however large the zone is: two levels
-//! of 64 pointers each, a leaf with open addressing, the entry. A change copies the pointers of its path (64 + 64) and
+//! of 64 pointers each, a leaf with open addressing, the entry. Those two are had for many names at a time
+//! ([`Index::touch_slot`], [`Index::touch_entry`]). A change copies the pointers of its path (64 + 64) and
 //! its leaf (100 slots in a zone of 400,000 names).
 
 use std::sync::Arc;
