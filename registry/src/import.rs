@@ -97,6 +97,9 @@ pub enum ImportError {
     },
 }
 
+/// How often an import begins anew that met others' writes before its first was done, as on a node that just joined.
+const TRIES: u32 = 5;
+
 /// What is written together or not at all.
 #[derive(Default)]
 struct Unit {
@@ -118,7 +121,22 @@ impl Registry {
     ) -> Result<Imported, ImportError> {
         let items =
             document::read_all(documents).map_err(|errors| ImportError::Documents { errors })?;
-        let plan = self.plan_import(&items, options).await?;
+        let mut tries = 0;
+        loop {
+            let plan = self.plan_import(&items, options).await?;
+            match self.write_plan(plan, options).await {
+                // Nothing is written, so that all is as if it had begun a moment later.
+                Err(ImportError::Changed { written: 0, .. }) if tries < TRIES => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn write_plan(
+        &self,
+        plan: Plan,
+        options: ImportOptions,
+    ) -> Result<Imported, ImportError> {
         let count = plan.units.iter().map(|unit| unit.resources).sum();
         let batches = pack(plan.units, self.store().limits());
         let transactions = batches.len();

@@ -1,7 +1,13 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
 
 use super::*;
-use crate::store::{EmbeddedOptions, EmbeddedStore};
+use crate::store::{
+    EmbeddedOptions, EmbeddedStore, Lease, Limits, Listing, Revision, Store, Watch,
+};
 use serde_json::json;
 
 /// A registry with a mesh of 10.96.0.0/16, and the folder that it lives in.
@@ -308,4 +314,66 @@ async fn a_record_that_cant_be_read_is_named_and_the_rest_exported() {
         .import(vec![service("bad", 80)], REPLACE)
         .await
         .unwrap();
+}
+
+/// A store whose first commits meet others' writes.
+struct Contended {
+    store: EmbeddedStore,
+    conflicts: AtomicU32,
+}
+
+#[async_trait]
+impl Store for Contended {
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.store.list(prefix).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        let left = self.conflicts.load(Ordering::SeqCst);
+        if left > 0 {
+            self.conflicts.store(left - 1, Ordering::SeqCst);
+            return Ok(Outcome::Conflict);
+        }
+        self.store.commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, after).await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.store.lease(ttl).await
+    }
+
+    fn limits(&self) -> Limits {
+        self.store.limits()
+    }
+
+    fn name(&self) -> &'static str {
+        "contended"
+    }
+}
+
+#[tokio::test]
+async fn an_import_that_meets_others_writes_begins_anew_but_not_for_ever() {
+    for (conflicts, goes) in [(TRIES, true), (TRIES + 1, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r");
+        let store = EmbeddedStore::open(path, EmbeddedOptions::default()).unwrap();
+        let conflicts = AtomicU32::new(conflicts);
+        let registry = Registry::new(Arc::new(Contended { store, conflicts }), "/heddle");
+        let imported = registry.import(vec![service("web", 80)], WRITE).await;
+        match imported {
+            Ok(imported) => assert!(goes && imported.items[0].action == Action::Created),
+            Err(ImportError::Changed {
+                written: 0,
+                count: 1,
+            }) => assert!(!goes),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
