@@ -334,7 +334,7 @@ fn hostile_packets_beside_ordinary_questions() {
             "{sent} hostile packets in {:?}, {answered} questions answered, {early} KiB, then {late} KiB",
             began.elapsed()
         );
-        assert!(sent > 1_000, "{sent} packets are no storm");
+        assert!(sent > 256, "{sent} packets are no storm");
         assert!(late < early + SLACK, "{early} KiB became {late} KiB");
     });
     shutdown.cancel();
