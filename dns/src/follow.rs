@@ -111,12 +111,16 @@ impl Follower {
     }
 
     fn run(&self, mut updater: Updater) {
+        updater.settle();
         while let Some((snapshot, changed)) = self.next() {
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 updater.update(&snapshot, changed.as_deref())
             }));
             match made {
-                Ok(table) => self.shared.tables.store(Arc::new(table)),
+                Ok(table) => {
+                    self.shared.tables.store(Arc::new(table));
+                    updater.settle();
+                }
                 Err(_) => {
                     // What was half done is not to be built upon. The next query finds the table behind.
                     error!("dns answers could not be made and are made anew");

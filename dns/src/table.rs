@@ -3,10 +3,12 @@
 //! # Layout
 //! * `entry`: what one name has, as bytes that answers are copied out of
 //! * `index`: entries by name; versions share what did not change
+//! * `huge`: the memory that they lie in
 //! * `service`: the entries that a service makes
 //! * `update`: from one snapshot's table to the next one's, at the cost of the services that changed
 
 pub(crate) mod entry;
+mod huge;
 mod index;
 mod service;
 #[cfg(test)]

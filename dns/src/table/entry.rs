@@ -61,6 +61,11 @@ impl Entry {
         usize::from(self.0[1])
     }
 
+    /// Where its bytes are, and how many.
+    pub(crate) fn place(&self) -> (usize, usize) {
+        (self.0.as_ptr().addr(), self.0.len())
+    }
+
     /// Reads a byte of each of its first cache lines, which hold all of an ordinary entry.
     pub(crate) fn touch(&self) {
         const LINE: usize = 64;

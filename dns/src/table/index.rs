@@ -87,6 +87,16 @@ impl Index {
         }
     }
 
+    /// Where everything is that a search reads but for its first steps: addresses and lengths.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        let leaves = self.root.iter().flat_map(|level| level.iter());
+        leaves.flat_map(|leaf| {
+            let slots = (leaf.as_ptr().addr(), size_of_val::<[Slot]>(leaf));
+            let entries = leaf.iter().flatten().map(|(_, entry)| entry.place());
+            entries.chain([slots])
+        })
+    }
+
     /// All entries, in no order.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {

@@ -12,7 +12,7 @@ use model::snapshot::{Freshness, ServiceView, Snapshot};
 
 use super::entry::{self, Entry, Kind, SetBuilder};
 use super::service::{self, Made};
-use super::{Table, wire};
+use super::{Table, huge, wire};
 use crate::answer::Host;
 use crate::reverse;
 use crate::zone::{Place, SPECIFICATION, TTL};
@@ -31,6 +31,8 @@ pub(crate) struct Updater {
     nodes: HashMap<Name, Arc<Node>>,
     mesh: Arc<Mesh>,
     freshness: Freshness,
+    /// Entries made since the memory was last looked at.
+    unsettled: usize,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl Updater {
             nodes: HashMap::new(),
             mesh: Arc::default(),
             freshness: Freshness::Unsynced,
+            unsettled: 0,
         }
     }
 
@@ -109,8 +112,20 @@ impl Updater {
         }
         self.follow_nodes(snapshot, &mut changes);
         changes.extend(self.apex());
+        self.unsettled += changes.len();
         self.table.index.apply(changes);
         self.table.clone()
+    }
+
+    /// Sees to the memory that tables lie in, once much of it is new: takes some 100 ms for 100,000 services, so that it
+    /// is for when nobody waits for a table.
+    pub(crate) fn settle(&mut self) {
+        /// Fewer entries fill no large page.
+        const ENTRIES: usize = 8_192;
+        if self.unsettled >= ENTRIES.max(self.services.len()) {
+            self.unsettled = 0;
+            huge::advise(self.table.index.places());
+        }
     }
 
     /// Forgets what was made for another zone or other ranges.
