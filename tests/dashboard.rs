@@ -10,7 +10,7 @@ use support::http;
 use support::node::{Node, NodeOptions, PATIENCE};
 use support::shop::{Shop, web_checked};
 use support::wait::eventually;
-use support::whoami::Whoami;
+use support::whoami::{Whoami, register};
 
 const SERVICE: &str = "
 apiVersion: heddle/v1
@@ -21,15 +21,6 @@ spec:
   ports: [{name: http, port: 8080, protocol: http}]
   health: {http: {path: /healthz}, interval: 200ms, fall: 2, rise: 2}
 ";
-
-fn register(node: &Node, name: &str, whoami: &Whoami) {
-    let registration = format!(
-        "{{id: {name}, namespace: shop, labels: {{app: web}}, ports: [{}]}}",
-        whoami.http.port()
-    );
-    let output = node.heddle_with(&["register", "-"], &registration);
-    assert!(output.status.success(), "{output:?}");
-}
 
 /// Pictures are kept where this names a folder: the pages are for eyes, after all.
 fn picture(browser: &Browser, name: &str) {
@@ -79,7 +70,14 @@ fn a_failing_and_recovering_process_is_seen_as_it_happens() {
         }
         let figures = browser.run("return document.querySelector('#services .f').textContent");
         let rate: Option<f64> = figures.as_str().and_then(|f| f.parse().ok());
-        rate.filter(|r| *r > 0.0).ok_or(figures.to_string())
+        let of_each =
+            "return [...document.querySelectorAll('.endpoints .f')].map((f) => f.textContent)";
+        let of_each = browser.run(of_each);
+        let both = of_each.as_array().is_some_and(|all| {
+            all.len() == 2 && all.iter().all(|f| f.to_string().contains("req/s"))
+        });
+        rate.filter(|r| *r > 0.0 && both)
+            .ok_or(format!("{figures}, {of_each}"))
     });
     node.ok(&["delete", "service", "web", "-n", "shop"]);
     browser.until_shown("There are no services yet");

@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use support::http;
-use support::node::{Node, NodeOptions, PATIENCE};
+use support::node::PATIENCE;
 use support::wait::eventually;
-use support::whoami::Whoami;
+use support::whoami::{Whoami, node_with};
 use support::{missing_program, requirement};
 
 const SERVICE: &str = "
@@ -39,21 +39,6 @@ fn ready() -> bool {
     requirement("Prometheus", missing_program(&["prometheus", "promtool"]))
 }
 
-fn node_with(backends: &[(&str, &Whoami)]) -> Node {
-    let node = Node::start(&NodeOptions::default());
-    node.apply(SERVICE);
-    for (name, whoami) in backends {
-        let registration = format!(
-            "{{id: {name}, namespace: shop, labels: {{app: web}}, ports: [{}]}}",
-            whoami.http.port()
-        );
-        let output = node.heddle_with(&["register", "-"], &registration);
-        assert!(output.status.success(), "{output:?}");
-    }
-    node.eligible("shop/web", backends.len() as u64);
-    node
-}
-
 fn discovered(admin: SocketAddr, query: &str) -> Vec<Value> {
     let answer = http::get(admin, &format!("/v1/sd/prometheus{query}")).expect("it answers");
     assert_eq!(answer.status, 200);
@@ -64,7 +49,7 @@ fn discovered(admin: SocketAddr, query: &str) -> Vec<Value> {
 #[test]
 fn every_endpoint_that_takes_work_is_a_target_and_every_node() {
     let (a, b) = (Whoami::start("a", &[]), Whoami::start("b", &[]));
-    let node = node_with(&[("web-a", &a), ("web-b", &b)]);
+    let node = node_with(SERVICE, &[("web-a", &a), ("web-b", &b)]);
     let admin = node.logged_address("admin listens");
     let all = eventually(PATIENCE, "the node is a target too", || {
         let all = discovered(admin, "");
@@ -178,7 +163,7 @@ fn the_real_prometheus_finds_scrapes_and_alerts_with_the_files_that_come_along()
         return;
     }
     let a = Whoami::start("a", &[]);
-    let node = node_with(&[("web-a", &a)]);
+    let node = node_with(SERVICE, &[("web-a", &a)]);
     let prometheus = Prometheus::start(node.logged_address("admin listens"));
     eventually(
         PATIENCE,
@@ -306,7 +291,7 @@ fn the_grafana_dashboards_queries_are_ones_that_prometheus_takes() {
     if !ready() {
         return;
     }
-    let node = node_with(&[]);
+    let node = node_with(SERVICE, &[]);
     let prometheus = Prometheus::start(node.logged_address("admin listens"));
     eventually(PATIENCE, "prometheus answers", || {
         prometheus.query("1").map(|_| ())

@@ -6,10 +6,10 @@ use tokio::net::TcpStream;
 
 use crate::accept::reset;
 use crate::connections::{self, Kind, Slot};
-use crate::metrics::Active;
+use crate::metrics::{Active, Open};
 use crate::options::limits;
 use crate::pick::{self, Tried, hold_off};
-use crate::relay::{Early, relay};
+use crate::relay::{Early, Moved, relay};
 use crate::stream::{ClientStream, EndpointStream};
 use crate::target::{InFlight, Port, View};
 use crate::tls;
@@ -55,13 +55,16 @@ impl Connection {
                 client
             }
         };
-        let Some((endpoint, _in_flight)) = self.connect().await else {
+        let Some((endpoint, in_flight)) = self.connect().await else {
             return reset(client.tcp());
         };
-        let stats = &self.port.stats;
-        let activity = &self.slot.activity;
-        let early = Early::default();
-        if let Err(error) = relay(&self.worker, client, endpoint, early, activity, stats).await {
+        let counted = self.port.counted(in_flight.endpoint());
+        let count = Moved {
+            activity: &self.slot.activity,
+            port: &self.port.stats,
+            endpoint: counted.as_ref().map(Open::new),
+        };
+        if let Err(error) = relay(&self.worker, client, endpoint, Early::default(), count).await {
             tracing::debug!(service = %self.port.key(), %error, "relayed connection broke");
         }
     }
@@ -85,6 +88,9 @@ impl Connection {
                 }
                 Err(error) => {
                     self.port.stats.connect_failures.add(1);
+                    if let Some(counted) = self.port.counted(endpoint) {
+                        counted.refused();
+                    }
                     timeouts += u32::from(error.timed_out());
                     if error.unanswered() {
                         self.port.hold_off(endpoint);

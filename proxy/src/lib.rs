@@ -22,6 +22,7 @@
 //! share the snapshot and the atomics of endpoints and ports, and wait for nobody.
 
 mod accept;
+mod by_seq;
 mod connections;
 mod control;
 mod error;
@@ -44,7 +45,7 @@ pub use control::{ListenerKind, ListenerStatus};
 pub use error::ProxyError;
 #[cfg(feature = "fuzzing")]
 pub use http::fuzzing;
-pub use metrics::Metrics;
+pub use metrics::{BOUNDS as DURATION_BOUNDS, Metrics, Totals, Traffic};
 pub use options::{Forwarding, Options, VipMode};
 pub use proxy::{Drained, Proxy};
 pub use tls::TlsStatus;

@@ -1,8 +1,10 @@
 //! Metrics: counted per worker, summed at the scrape.
 
+mod endpoints;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,10 +16,14 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
+pub(crate) use endpoints::{Counted, Endpoints, Open};
 pub(crate) use stats::{
     Active, HandshakeResult, PortStats, RepairStats, RetryResult, Spoken, WorkerStats,
 };
-use stats::{BOUNDS, CODES, HANDSHAKE_RESULTS, RETRY_RESULTS, SPOKEN};
+use stats::{CODES, HANDSHAKE_RESULTS, RETRY_RESULTS, SPOKEN};
+
+pub use stats::BOUNDS;
+pub use traffic::{Totals, Traffic};
 
 use crate::tls;
 

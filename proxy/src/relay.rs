@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::connections::Activity;
-use crate::metrics::PortStats;
+use crate::metrics::{Open, PortStats};
 use crate::options::limits;
 use crate::stream::{ClientStream, EndpointStream};
 use crate::worker::Worker;
@@ -21,6 +21,32 @@ use crate::worker::Worker;
 pub(crate) struct Early {
     pub(crate) from_client: Vec<u8>,
     pub(crate) from_endpoint: Vec<u8>,
+}
+
+/// What counts the bytes that are relayed.
+pub(crate) struct Moved<'a> {
+    pub(crate) activity: &'a Activity,
+    pub(crate) port: &'a PortStats,
+    /// The endpoint's connection, open until the relay ends; none when the endpoint was gone before.
+    pub(crate) endpoint: Option<Open>,
+}
+
+impl Moved<'_> {
+    fn up(&self, n: u64) {
+        self.activity.read();
+        self.port.received.add(n);
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.received(n);
+        }
+    }
+
+    fn down(&self, n: u64) {
+        self.activity.wrote();
+        self.port.sent.add(n);
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.sent(n);
+        }
+    }
 }
 
 /// What bytes are relayed between.
@@ -58,20 +84,13 @@ pub(crate) async fn relay(
     mut client: impl Duplex,
     mut endpoint: impl Duplex,
     early: Early,
-    activity: &Activity,
-    stats: &PortStats,
+    count: Moved<'_>,
 ) -> io::Result<()> {
     let mut up = Direction::new(early.from_client);
     let mut down = Direction::new(early.from_endpoint);
     let result = poll_fn(|cx| {
-        let up = up.poll(cx, worker, &mut client, &mut endpoint, |n| {
-            activity.read();
-            stats.received.add(n);
-        })?;
-        let down = down.poll(cx, worker, &mut endpoint, &mut client, |n| {
-            activity.wrote();
-            stats.sent.add(n);
-        })?;
+        let up = up.poll(cx, worker, &mut client, &mut endpoint, |n| count.up(n))?;
+        let down = down.poll(cx, worker, &mut endpoint, &mut client, |n| count.down(n))?;
         if up.is_ready() && down.is_ready() {
             Poll::Ready(Ok(()))
         } else {

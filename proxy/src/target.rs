@@ -10,7 +10,7 @@ use model::snapshot::{EndpointView, PortView};
 use model::{Name, Protocol, ServiceKey};
 
 use crate::http::Pool;
-use crate::metrics::{PortStats, RetryResult};
+use crate::metrics::{Counted, Endpoints, PortStats, RetryResult};
 use crate::options::limits;
 use crate::pick::hold_off;
 use crate::tls;
@@ -62,16 +62,18 @@ impl InFlight {
     }
 
     pub(crate) fn seq(&self) -> u64 {
-        self.view.endpoints[self.index].load.seq
+        self.endpoint().load.seq
+    }
+
+    pub(crate) fn endpoint(&self) -> &EndpointView {
+        &self.view.endpoints[self.index]
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.view.endpoints[self.index]
-            .load
-            .in_flight
-            .fetch_sub(1, Ordering::Relaxed);
+        let load = &self.endpoint().load;
+        load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -85,6 +87,7 @@ pub(crate) struct Port {
     seq: u64,
     pub(crate) stats: Arc<PortStats>,
     pub(crate) pool: Pool,
+    endpoints: Endpoints,
     /// Where its certificates and authorities are found.
     pub(crate) tls: Arc<tls::Table>,
     reserve: Cell<u32>,
@@ -101,6 +104,7 @@ impl Port {
             seq: view.load.seq,
             stats: Arc::new(PortStats::new(view.key.clone(), http)),
             pool: Pool::default(),
+            endpoints: Endpoints::default(),
             tls,
             reserve: Cell::new(limits::RETRY_RESERVE),
             epoch: Cell::new(epoch),
@@ -145,12 +149,20 @@ impl Port {
         });
     }
 
-    /// Drops the idle connections to endpoints that take no new work any more.
+    /// What this worker counts of an endpoint; none when the endpoint is gone.
+    pub(crate) fn counted(&self, endpoint: &EndpointView) -> Option<Counted> {
+        let now = self.view.borrow();
+        self.endpoints.get(endpoint, now.as_deref(), &self.stats)
+    }
+
+    /// Drops the idle connections to endpoints that take no new work any more, and what was counted of those that are gone.
     pub(crate) fn prune(&self, worker: &Worker) {
-        match self.view(worker) {
-            Some(view) => self.pool.retain(|seq| is_eligible(&view, seq)),
+        let view = self.view(worker);
+        match &view {
+            Some(view) => self.pool.retain(|seq| is_eligible(view, seq)),
             None => self.pool.retain(|_| false),
         }
+        self.endpoints.prune(view.as_deref(), &self.stats);
     }
 
     /// Whether the endpoint may still be given work, so that a connection to it is worth keeping.

@@ -1,10 +1,10 @@
 //! What has changed, rendered once for all who watch.
 //!
 //! Each frame is one server-sent event with JSON: `rows` (HTML of services that are new or changed), `gone` (keys),
-//! `figures` (key to figures that changed), `nodes`, `status` (HTML), `events` (HTML, oldest first). A browser whose page is of
+//! `figures` (key to all figures of a service of which some changed), `nodes`, `status` (HTML), `events` (HTML, oldest first). A browser whose page is of
 //! another version than the one before a frame gets all rows first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::rows;
+use super::rows::{self, Part};
 use crate::admin::ready::readiness;
 use crate::admin::view::node_items;
 use crate::admin::{Context, Shared};
@@ -49,14 +49,30 @@ pub struct State {
     pub status: Arc<str>,
     at: Option<Instant>,
     meter: Meter,
+    looks: u64,
 }
 
 /// A service's part.
 pub struct Row {
     view: Arc<ServiceView>,
     errors: Vec<String>,
-    figures: [String; 6],
-    pub html: String,
+    part: Part,
+    figures: Vec<String>,
+    /// The last look at which its service was there.
+    seen: u64,
+}
+
+impl Row {
+    /// Appends its HTML.
+    pub fn write(&self, out: &mut String) {
+        self.part.write(&self.figures, out);
+    }
+
+    fn html(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out);
+        out
+    }
 }
 
 /// The dashboard of a node: what it showed last, and who watches.
@@ -117,40 +133,46 @@ impl State {
         }
         self.at = Some(now);
         let (mut changed, mut figures) = (Vec::new(), BTreeMap::new());
-        let mut known: BTreeSet<ServiceKey> = self.rows.keys().cloned().collect();
         let mut down = 0;
+        self.looks += 1;
+        let seen = self.looks;
         for view in snapshot.services.values() {
-            known.remove(&view.key);
             down += usize::from(view.ports.iter().any(|p| p.eligible.is_empty()));
             let errors = match listeners.as_slice() {
                 [] => Vec::new(),
                 some => rows::errors_of(&view.key, some),
             };
-            let told = rows::figures(self.meter.rates.get(&view.key));
+            let flow = self.meter.flows.get(&view.key);
             match self.rows.get_mut(&view.key) {
                 Some(row) if Arc::ptr_eq(&row.view, view) && row.errors == errors => {
+                    row.seen = seen;
+                    let told = row.part.figures(flow);
                     if row.figures != told {
-                        row.html = rows::service(view, &errors, &told);
                         figures.insert(view.key.to_string(), told.clone());
                         row.figures = told;
                     }
                 }
                 _ => {
-                    let html = rows::service(view, &errors, &told);
-                    changed.push(html.clone());
+                    let part = rows::service(view, &errors);
                     let row = Row {
                         view: view.clone(),
                         errors,
-                        figures: told,
-                        html,
+                        figures: part.figures(flow),
+                        part,
+                        seen,
                     };
+                    changed.push(row.html());
                     self.rows.insert(view.key.clone(), row);
                 }
             }
         }
-        for key in &known {
-            self.rows.remove(key);
-        }
+        let mut gone = Vec::new();
+        self.rows.retain(|key, row| {
+            if row.seen != seen {
+                gone.push(key.to_string());
+            }
+            row.seen == seen
+        });
         let mut frame = serde_json::Map::new();
         let mut told = |name: &str, value: serde_json::Value| frame.insert(name.to_owned(), value);
         if !changed.is_empty() {
@@ -159,8 +181,7 @@ impl State {
         if !figures.is_empty() {
             told("figures", json!(figures));
         }
-        if !known.is_empty() {
-            let gone: Vec<String> = known.iter().map(ToString::to_string).collect();
+        if !gone.is_empty() {
             told("gone", json!(gone));
         }
         let nodes = rows::nodes(&node_items(context, &snapshot, None));
@@ -186,7 +207,7 @@ impl State {
 
     /// Everything, for a page of another version.
     fn whole(&self) -> Bytes {
-        let rows: Vec<&str> = self.rows.values().map(|r| r.html.as_str()).collect();
+        let rows: Vec<String> = self.rows.values().map(Row::html).collect();
         message(&json!({
             "version": self.version, "all": rows, "nodes": &*self.nodes, "status": &*self.status,
         }))

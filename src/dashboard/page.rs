@@ -14,8 +14,7 @@ pub fn page(context: &Context) -> String {
     let state = context.dashboard.state(context);
     let (events, last, _) = context.events.follow(&Filter::default(), EVENTS);
     let node = Text(&context.node);
-    let mut out =
-        String::with_capacity(state.rows.values().map(|r| r.html.len()).sum::<usize>() + 8192);
+    let mut out = String::with_capacity(state.rows.len() * 1024 + 8192);
     write!(
         out,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -37,7 +36,7 @@ pub fn page(context: &Context) -> String {
     }
     out.push_str("</tr></thead>");
     for row in state.rows.values() {
-        out.push_str(&row.html);
+        row.write(&mut out);
     }
     write!(
         out,

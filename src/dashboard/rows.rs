@@ -9,17 +9,64 @@ use model::{ServiceKey, State};
 use super::html::Text;
 use crate::admin::ready::Readiness;
 use crate::admin::view::NodeItem;
-use crate::top::data::{bytes, latency};
-use crate::traffic::Rates;
+use crate::top::data::{bytes, errors, latency, rate};
+use crate::traffic::{Flow, Rates};
 
 /// Endpoints shown of one service at most; those in trouble come first.
 const SHOWN: usize = 24;
 
 /// The columns of figures.
-pub const FIGURES: [&str; 6] = ["req/s", "5xx", "p50", "p99", "conns", "bytes/s"];
+pub const FIGURES: [&str; 6] = ["req/s", "errors", "p50", "p99", "conns", "bytes/s"];
 
-/// A service: one `tbody`, whose figures are filled in apart. `errors`: why it is not listened for.
-pub fn service(view: &ServiceView, errors: &[String], figures: &[String; 6]) -> String {
+/// A service's HTML without its figures, which change all the time: they go between the pieces.
+pub struct Part {
+    pieces: Vec<String>,
+    /// The ids of the endpoints that have figures.
+    shown: Vec<String>,
+}
+
+impl Part {
+    /// Its figures: the service's, then one for each endpoint that is shown. As many as there are gaps between the pieces.
+    pub fn figures(&self, flow: Option<&Flow>) -> Vec<String> {
+        let mut all: Vec<String> = figures(flow.map(|f| &f.rates)).into();
+        let of = |id: &String| flow.and_then(|f| f.endpoints.get(id)).map(in_short);
+        all.extend(self.shown.iter().map(|id| of(id).unwrap_or_default()));
+        all
+    }
+
+    /// Appends the HTML with these figures.
+    pub fn write(&self, figures: &[String], out: &mut String) {
+        let mut figures = figures.iter();
+        for piece in &self.pieces {
+            out.push_str(piece);
+            if let Some(figure) = figures.next() {
+                write!(out, "{}", Text(figure)).ok();
+            }
+        }
+    }
+}
+
+/// An endpoint's figures, in words; empty where nothing moves.
+pub(super) fn in_short(rates: &Rates) -> String {
+    let mut words = Vec::new();
+    if rates.requests > 0.0 {
+        words.push(format!("{} req/s", rate(rates.requests)));
+    }
+    if rates.errors > 0.0 {
+        words.push(format!("{} errors", errors(rates)));
+    }
+    if let Some(p99) = rates.p99 {
+        words.push(format!("p99 {}", latency(p99)));
+    }
+    if rates.active > 0 {
+        words.push(format!("{} conns", rates.active));
+    }
+    words.join(", ")
+}
+
+/// A service: one `tbody`. `errors`: why it is not listened for.
+pub fn service(view: &ServiceView, errors: &[String]) -> Part {
+    let (mut pieces, mut shown) = (Vec::new(), Vec::new());
     let mut out = String::with_capacity(1024);
     let endpoints = || {
         view.ports
@@ -67,13 +114,10 @@ pub fn service(view: &ServiceView, errors: &[String], figures: &[String; 6]) -> 
         "</td><td data-label=\"ready\" class=\"n\">{eligible}/{all}</td>"
     )
     .ok();
-    for (label, figure) in FIGURES.iter().zip(figures) {
-        write!(
-            out,
-            "<td data-label=\"{label}\" class=\"n f\">{}</td>",
-            Text(figure)
-        )
-        .ok();
+    for label in FIGURES {
+        write!(out, "<td data-label=\"{label}\" class=\"n f\">").ok();
+        pieces.push(std::mem::take(&mut out));
+        out.push_str("</td>");
     }
     out.push_str("</tr><tr class=\"endpoints\"><td colspan=\"9\"><ul>");
     for why in view.ports.iter().map(|p| &p.unavailable).chain(errors) {
@@ -84,12 +128,17 @@ pub fn service(view: &ServiceView, errors: &[String], figures: &[String; 6]) -> 
     let (good, bad): (Vec<_>, Vec<_>) = endpoints().partition(|(_, e)| e.state == State::Ready);
     for (port, one) in bad.into_iter().chain(good).take(SHOWN) {
         endpoint(&mut out, port, one);
+        out.push_str(" <span class=\"f\">");
+        pieces.push(std::mem::take(&mut out));
+        out.push_str("</span></li>");
+        shown.push(one.id.to_string());
     }
     if all > SHOWN {
         write!(out, "<li>… and {} more</li>", all - SHOWN).ok();
     }
     out.push_str("</ul></td></tr></tbody>");
-    out
+    pieces.push(out);
+    Part { pieces, shown }
 }
 
 fn endpoint(out: &mut String, port: &PortView, view: &EndpointView) {
@@ -112,7 +161,6 @@ fn endpoint(out: &mut String, port: &PortView, view: &EndpointView) {
     if view.state != State::Ready || view.addresses().is_empty() {
         write!(out, " {}", Text(&view.reason)).ok();
     }
-    out.push_str("</li>");
 }
 
 /// What is put into a service's figures.
@@ -120,19 +168,13 @@ pub fn figures(rates: Option<&Rates>) -> [String; 6] {
     let Some(rates) = rates else {
         return Default::default();
     };
-    let rate = match rates.requests {
-        0.0 => String::new(),
-        r if r < 10.0 => format!("{r:.1}"),
-        r => format!("{r:.0}"),
-    };
-    let errors = match rates.requests > 0.0 {
-        true => format!("{:.1}%", rates.errors * 100.0),
-        false => String::new(),
-    };
     let count = |n: u64| if n == 0 { String::new() } else { n.to_string() };
     [
-        rate,
-        errors,
+        match rates.requests {
+            0.0 => String::new(),
+            requests => rate(requests),
+        },
+        errors(rates),
         rates.p50.map_or(String::new(), latency),
         rates.p99.map_or(String::new(), latency),
         count(rates.active),

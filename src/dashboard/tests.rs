@@ -68,6 +68,19 @@ fn figures_of_nothing_are_empty() {
 }
 
 #[test]
+fn an_endpoints_figures_are_words_and_only_those_that_say_something() {
+    let mut rates = Rates::default();
+    assert_eq!(rows::in_short(&rates), "");
+    rates.active = 3;
+    assert_eq!(rows::in_short(&rates), "3 conns");
+    (rates.requests, rates.errors, rates.p99) = (12.4, 0.031, Some(0.002));
+    assert_eq!(
+        rows::in_short(&rates),
+        "12 req/s, 3.1% errors, p99 2.0ms, 3 conns"
+    );
+}
+
+#[test]
 fn the_policy_lets_nothing_in_from_elsewhere_and_the_page_has_nothing_inline() {
     assert!(super::POLICY.starts_with("default-src 'none';"));
     assert!(!super::POLICY.contains("unsafe") && !super::POLICY.contains("http"));

@@ -43,9 +43,9 @@ pub struct Endpoint {
     pub node: String,
     pub state: State,
     pub eligible: bool,
-    /// From this node.
-    pub in_flight: u32,
     pub reason: String,
+    /// None before there were two looks.
+    pub rates: Option<Rates>,
 }
 
 impl Source {
@@ -73,11 +73,14 @@ impl Source {
         let mut of: BTreeMap<ServiceKey, Vec<Endpoint>> = BTreeMap::new();
         for item in endpoints.items {
             let key = ServiceKey::new(item.namespace.clone(), item.service.clone());
-            of.entry(key).or_default().push(endpoint(item));
+            let flow = self.meter.flows.get(&key);
+            let rates = flow.and_then(|f| f.endpoints.get(&item.id)).copied();
+            let rates = measured.then(|| rates.unwrap_or_default());
+            of.entry(key).or_default().push(endpoint(item, rates));
         }
         let services = services.items.iter().map(|item| {
             let key = item.metadata.key();
-            let rates = self.meter.rates.get(&key).copied();
+            let rates = self.meter.flows.get(&key).map(|flow| flow.rates);
             Service {
                 rates: measured.then(|| rates.unwrap_or_default()),
                 endpoints: of.remove(&key).unwrap_or_default(),
@@ -95,14 +98,14 @@ impl Source {
     }
 }
 
-fn endpoint(item: EndpointItem) -> Endpoint {
+fn endpoint(item: EndpointItem, rates: Option<Rates>) -> Endpoint {
     Endpoint {
         name: item.name,
         node: item.node.map_or(String::new(), |n| n.to_string()),
         state: item.state,
         eligible: item.eligible,
-        in_flight: item.in_flight,
         reason: item.reason,
+        rates,
     }
 }
 
@@ -116,31 +119,39 @@ impl Service {
         let eligible = self.endpoints.iter().filter(|e| e.eligible).count();
         format!("{eligible}/{}", self.endpoints.len())
     }
-
-    /// The figures, in the order of [`FIGURES`].
-    pub fn figures(&self) -> [String; 7] {
-        let Some(rates) = self.rates else {
-            return Default::default();
-        };
-        [
-            rate(rates.requests),
-            match rates.requests > 0.0 {
-                true => format!("{:.1}%", rates.errors * 100.0),
-                false => String::new(),
-            },
-            rates.p50.map_or(String::new(), latency),
-            rates.p99.map_or(String::new(), latency),
-            rates.active.to_string(),
-            rate(rates.connections),
-            bytes(rates.bytes),
-        ]
-    }
 }
 
 /// The columns of figures.
-pub const FIGURES: [&str; 7] = ["REQ/S", "5XX", "P50", "P99", "CONNS", "CONN/S", "BYTES/S"];
+pub const FIGURES: [&str; 7] = [
+    "REQ/S", "ERRORS", "P50", "P99", "CONNS", "CONN/S", "BYTES/S",
+];
 
-fn rate(per_second: f64) -> String {
+/// The figures, in the order of [`FIGURES`]; empty before there were two looks.
+pub fn figures(rates: Option<Rates>) -> [String; 7] {
+    let Some(rates) = rates else {
+        return Default::default();
+    };
+    [
+        rate(rates.requests),
+        errors(&rates),
+        rates.p50.map_or(String::new(), latency),
+        rates.p99.map_or(String::new(), latency),
+        rates.active.to_string(),
+        rate(rates.connections),
+        bytes(rates.bytes),
+    ]
+}
+
+/// The part that failed; empty where nothing was asked.
+pub fn errors(rates: &Rates) -> String {
+    match rates.requests > 0.0 || rates.errors > 0.0 {
+        true => format!("{:.1}%", rates.errors * 100.0),
+        false => String::new(),
+    }
+}
+
+/// How many a second, with a fraction where they are few.
+pub fn rate(per_second: f64) -> String {
     match per_second {
         0.0 => "0".to_owned(),
         r if r < 10.0 => format!("{r:.1}"),
@@ -172,18 +183,19 @@ pub fn bytes(per_second: f64) -> String {
 /// Everything as plain columns: services, then endpoints.
 pub fn table(view: &View) -> String {
     let mut services = Table::new(&[&["SERVICE", "READY"][..], &FIGURES].concat());
-    let mut endpoints = Table::new(&["ENDPOINT", "NODE", "STATE", "IN-FLIGHT"]);
+    let mut endpoints = Table::new(&[&["ENDPOINT", "NODE", "STATE"][..], &FIGURES].concat());
     for service in &view.services {
         let mut cells = vec![service.key.to_string(), service.ready()];
-        cells.extend(service.figures());
+        cells.extend(figures(service.rates));
         services.row(cells);
         for one in &service.endpoints {
-            endpoints.row(vec![
+            let mut cells = vec![
                 format!("{}/{}", service.key.namespace, one.name),
                 one.node.clone(),
                 one.state.to_string(),
-                one.in_flight.to_string(),
-            ]);
+            ];
+            cells.extend(figures(one.rates));
+            endpoints.row(cells);
         }
     }
     format!("{services}\n{endpoints}")

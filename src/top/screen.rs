@@ -7,8 +7,9 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState};
 
-use super::data::{Endpoint, FIGURES, Service};
+use super::data::{Endpoint, FIGURES, Service, figures};
 use super::keys::Ui;
+use crate::traffic::Rates;
 
 const KEYS: &str = " q quit  ↑↓ move  enter endpoints  e all endpoints  s sort  p pause";
 
@@ -37,7 +38,7 @@ pub fn draw(frame: &mut Frame<'_>, ui: &Ui) {
     let header = Row::new(header).style(Style::new().add_modifier(Modifier::BOLD));
     let widths = [
         Constraint::Min(24),
-        Constraint::Length(7),
+        Constraint::Length(9),
         Constraint::Length(7),
         Constraint::Length(6),
         Constraint::Length(6),
@@ -81,15 +82,20 @@ fn title(ui: &Ui) -> Line<'_> {
 fn service_row(service: &Service, open: bool) -> Row<'static> {
     let mark = if open { '-' } else { '+' };
     let none_ready = !service.endpoints.iter().any(|e| e.eligible);
-    let failing = service.rates().errors > 0.0;
     let mut cells = vec![
         Cell::from(format!("{mark} {}", service.key)),
         Cell::from(service.ready()).style(bad_if(none_ready)),
     ];
-    for (column, figure) in service.figures().into_iter().enumerate() {
-        cells.push(Cell::from(figure).style(bad_if(column == 1 && failing)));
-    }
+    cells.extend(figure_cells(service.rates));
     Row::new(cells)
+}
+
+fn figure_cells(rates: Option<Rates>) -> impl Iterator<Item = Cell<'static>> {
+    let failing = rates.is_some_and(|r| r.errors > 0.0);
+    let cell = move |(column, figure): (usize, String)| {
+        Cell::from(figure).style(bad_if(column == 1 && failing))
+    };
+    figures(rates).into_iter().enumerate().map(cell)
 }
 
 fn bad_if(bad: bool) -> Style {
@@ -115,13 +121,10 @@ fn endpoint_row(endpoint: &Endpoint) -> Row<'static> {
         "" => String::new(),
         node => format!(" on {node}"),
     };
-    let text = Line::from(vec![
-        Span::raw(format!("    {name}{on} ")),
-        Span::styled(endpoint.state.to_string(), Style::new().fg(colour)),
-        Span::raw(why),
-    ]);
-    let mut cells = vec![Cell::from(text), Cell::from("")];
-    cells.extend([const { "" }; 4].map(Cell::from));
-    cells.push(Cell::from(endpoint.in_flight.to_string()));
+    let mut cells = vec![
+        Cell::from(format!("    {name}{on}{why}")),
+        Cell::from(endpoint.state.to_string()).style(Style::new().fg(colour)),
+    ];
+    cells.extend(figure_cells(endpoint.rates));
     Row::new(cells)
 }

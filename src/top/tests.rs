@@ -26,8 +26,16 @@ fn service(name: &str, requests: f64, errors: f64, state: State) -> Service {
             node: "n1".to_owned(),
             state,
             eligible: state == State::Ready,
-            in_flight: 5,
             reason: "connection refused".to_owned(),
+            rates: Some(Rates {
+                requests: requests / 2.0,
+                errors,
+                p50: Some(0.0007),
+                p99: Some(0.031),
+                connections: 0.0,
+                active: 2,
+                bytes: 1024.0,
+            }),
         }],
     }
 }
@@ -48,7 +56,7 @@ fn press(ui: &mut Ui, code: KeyCode) -> bool {
 }
 
 fn drawn(ui: &Ui) -> Vec<String> {
-    let mut terminal = Terminal::new(TestBackend::new(96, 9)).unwrap();
+    let mut terminal = Terminal::new(TestBackend::new(100, 9)).unwrap();
     terminal.draw(|frame| screen::draw(frame, ui)).unwrap();
     let buffer = terminal.backend().buffer().clone();
     let rows = buffer.content.chunks(usize::from(buffer.area.width));
@@ -81,7 +89,17 @@ fn services_are_drawn_by_rate_and_their_endpoints_on_demand() {
     press(&mut ui, KeyCode::Enter);
     let lines = drawn(&ui);
     assert!(lines[3].starts_with("- shop/api"), "{lines:?}");
-    assert!(lines[4].contains("a:http on n1 unhealthy"), "{lines:?}");
+    for part in [
+        "    a:http on n1: connection refused",
+        "unhealthy",
+        "2.5",
+        "50.0%",
+        "700us",
+        "31ms",
+        "1.0Ki",
+    ] {
+        assert!(lines[4].contains(part), "{part}: {lines:?}");
+    }
 }
 
 #[test]
@@ -118,11 +136,15 @@ fn a_small_terminal_and_an_empty_node_are_drawn_too() {
 fn the_table_for_pipes_has_services_and_endpoints() {
     let text = table(&view());
     assert!(
-        text.starts_with("SERVICE   READY  REQ/S  5XX    P50    P99   CONNS  CONN/S  BYTES/S\n"),
+        text.starts_with("SERVICE   READY  REQ/S  ERRORS  P50    P99   CONNS  CONN/S  BYTES/S\n"),
         "{text}"
     );
     assert!(
-        text.contains("shop/api/a:http  n1    unhealthy  5"),
+        text.contains("\nENDPOINT         NODE  STATE      REQ/S  ERRORS  P50    P99   CONNS"),
+        "{text}"
+    );
+    assert!(
+        text.contains("shop/api/a:http  n1    unhealthy  2.5    50.0%   700us  31ms  2"),
         "{text}"
     );
 }

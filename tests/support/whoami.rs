@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::netns::Netns;
+use super::node::{Node, NodeOptions};
 use super::wait::eventually;
 
 /// A running backend; killed at drop.
@@ -104,4 +105,27 @@ impl Drop for Whoami {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Registers a backend with a node, as a workload of namespace `shop` with the label `app=web`.
+#[track_caller]
+pub fn register(node: &Node, name: &str, whoami: &Whoami) {
+    let registration = format!(
+        "{{id: {name}, namespace: shop, labels: {{app: web}}, ports: [{}]}}",
+        whoami.http.port()
+    );
+    let output = node.heddle_with(&["register", "-"], &registration);
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// A node on loopback, with `shop/web` as `service` defines it, and these backends taking its work.
+#[track_caller]
+pub fn node_with(service: &str, backends: &[(&str, &Whoami)]) -> Node {
+    let node = Node::start(&NodeOptions::default());
+    node.apply(service);
+    for (name, whoami) in backends {
+        register(&node, name, whoami);
+    }
+    node.eligible("shop/web", backends.len() as u64);
+    node
 }

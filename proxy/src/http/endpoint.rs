@@ -12,6 +12,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::message::{BodyError, HeadError};
+use crate::metrics::{Counted, Open};
 use crate::sockets::{DialError, unanswered};
 use crate::stream::EndpointStream;
 use crate::target::View;
@@ -139,6 +140,8 @@ const SHORTEST: Duration = Duration::from_millis(500);
 /// A connection to an endpoint.
 pub(super) struct Connection {
     stream: EndpointStream,
+    /// Counts what goes over it, as long as its endpoint is there.
+    open: Option<Open>,
     patience: Patience,
     /// The longer time-out is in force.
     patient: bool,
@@ -157,9 +160,10 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: EndpointStream, patience: Patience) -> Self {
+    fn new(stream: EndpointStream, patience: Patience, open: Option<Open>) -> Self {
         let connection = Connection {
             stream,
+            open,
             patience,
             patient: false,
             unanswered: 0,
@@ -174,11 +178,13 @@ impl Connection {
         table: &tls::Table,
         view: &View,
         index: usize,
+        counted: Option<Counted>,
     ) -> Result<Self, ConnectError> {
         let stream = tls::dial(table, view, &view.endpoints[index])
             .await
             .map_err(|error| ConnectError::Dial(Rc::new(error)))?;
-        Ok(Connection::new(stream, Patience::of(view)))
+        let open = counted.as_ref().map(Open::new);
+        Ok(Connection::new(stream, Patience::of(view), open))
     }
 
     /// Takes up another request, all of the last one having gone out: the short time-out again. A system call only
@@ -211,9 +217,9 @@ impl Connection {
     }
 
     /// The bare stream, for a relay in which either side may stop reading for as long as the idle time-out says.
-    pub(super) fn into_stream(mut self) -> EndpointStream {
+    pub(super) fn into_stream(mut self) -> (EndpointStream, Option<Open>) {
         self.be_patient(true);
-        self.stream
+        (self.stream, self.open)
     }
 
     pub(super) fn stream(&self) -> &EndpointStream {
@@ -235,9 +241,10 @@ impl Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            self.unanswered = 0;
+            self.received(buffer.filled().len() - before);
         }
         polled
     }
@@ -276,8 +283,19 @@ impl Connection {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Notes bytes that came in, also those that the kernel moved for us.
+    pub(super) fn received(&mut self, n: usize) {
+        self.unanswered = 0;
+        if let Some(open) = &self.open {
+            open.sent(n as u64);
+        }
+    }
+
     /// Notes bytes that went out, also those that the kernel moved for us.
     pub(super) fn sent(&mut self, n: usize) {
+        if let Some(open) = &self.open {
+            open.received(n as u64);
+        }
         self.unanswered = self.unanswered.saturating_add(n);
         if self.unanswered > HEAD_BYTES {
             self.be_patient(true);

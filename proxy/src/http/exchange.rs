@@ -19,7 +19,7 @@ use super::message::Forwarded;
 use super::reply::{Problem, Style};
 use super::tries::{Resend, Tries, Try};
 use crate::connections::{Kind, Slot};
-use crate::metrics::Spoken;
+use crate::metrics::{Counted, Spoken};
 use crate::target::{Binding, InFlight, Port, View};
 use crate::worker::Worker;
 
@@ -99,6 +99,8 @@ struct Record {
     port: Option<Rc<Port>>,
     started: Instant,
     answered: bool,
+    /// The endpoint that answered, and when it was asked.
+    endpoint: Option<(Counted, Instant)>,
 }
 
 /// nginx's code for a client that went away before it was answered.
@@ -112,6 +114,7 @@ impl Record {
             port: None,
             started: Instant::now(),
             answered: false,
+            endpoint: None,
         }
     }
 
@@ -129,8 +132,13 @@ impl Drop for Record {
         if !self.answered {
             self.answered(CLIENT_GONE);
         }
+        // One look at the clock for both.
+        let now = Instant::now();
         if let Some(http) = self.port.as_ref().and_then(|port| port.stats.http.as_ref()) {
-            http.took(self.started.elapsed());
+            http.took(now.duration_since(self.started));
+        }
+        if let Some((endpoint, since)) = &self.endpoint {
+            endpoint.took(now.duration_since(*since));
         }
     }
 }
@@ -145,6 +153,8 @@ pub(super) struct Exchange {
     /// For all tries together: as the service says, or sooner when the client does not wait that long.
     within: Option<Duration>,
     tries: Tries,
+    /// An endpoint was picked before.
+    again: bool,
 }
 
 impl Exchange {
@@ -170,6 +180,7 @@ impl Exchange {
             tries: Tries::new(Rc::clone(&port), view.clone(), first, asked.idempotent),
             port,
             view,
+            again: false,
         })
     }
 
@@ -211,7 +222,22 @@ impl Exchange {
     /// # Errors
     /// There is nobody, or nobody left to ask.
     pub(super) fn pick(&mut self, resend: Resend) -> Result<Try, Problem> {
-        self.tries.pick(resend)
+        // The first is asked at once: no need to look at the clock again.
+        let since = match std::mem::replace(&mut self.again, true) {
+            false => self.record.started,
+            true => Instant::now(),
+        };
+        self.tries.pick(resend, since)
+    }
+
+    /// How a try ends whose time is over.
+    pub(super) fn out_of_time(&self, limit: Limit, index: usize) -> Lost {
+        if limit.of_try {
+            let (error, reused) = (EndpointError::PerTry(limit.limit), false);
+            return Lost::Failed(Failure::Broken { error, reused });
+        }
+        self.tries.unanswered(index);
+        Lost::Problem(Problem::timeout(self.port.key(), limit.limit))
     }
 
     /// A try failed; whether another may be made.
@@ -231,6 +257,10 @@ impl Exchange {
     pub(super) fn answered(mut self, tried: Try, status: u16) -> Ending {
         self.tries.succeeded(&tried);
         self.record.answered(status);
+        if let Some(counted) = self.port.counted(tried.in_flight.endpoint()) {
+            counted.answered(status);
+            self.record.endpoint = Some((counted, tried.since));
+        }
         Ending {
             record: self.record,
             port: self.port,
@@ -251,18 +281,6 @@ pub(super) struct Limit {
     limit: Duration,
     /// It ends the try only, not the request.
     of_try: bool,
-}
-
-impl Limit {
-    /// How a try ends whose time is over.
-    pub(super) fn over(&self, port: &Port) -> Lost {
-        if self.of_try {
-            let (error, reused) = (EndpointError::PerTry(self.limit), false);
-            Lost::Failed(Failure::Broken { error, reused })
-        } else {
-            Lost::Problem(Problem::timeout(port.key(), self.limit))
-        }
-    }
 }
 
 /// How a try ends without an answer.

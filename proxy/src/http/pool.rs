@@ -4,8 +4,6 @@
 //! was recycled finds none of its predecessor's connections.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 use futures::future::{LocalBoxFuture, Shared};
@@ -13,6 +11,7 @@ use hyper::client::conn::http2;
 
 use super::endpoint::{ConnectError, Connection};
 use super::h2::RequestBody;
+use crate::by_seq::BySeq;
 use crate::options::limits;
 
 /// How sure a connection must be to be open still.
@@ -36,28 +35,6 @@ pub(super) struct Multiplexed {
     pub(super) number: u64,
     pub(super) connecting: Connecting,
 }
-
-/// A [`Hasher`] for numbers that are counted up: they spread by themselves once multiplied.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SeqHasher(u64);
-
-impl Hasher for SeqHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(self.0 ^ u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-type BySeq<T> = HashMap<u64, T, BuildHasherDefault<SeqHasher>>;
 
 /// The connections that one worker keeps to a port's endpoints.
 #[derive(Default)]

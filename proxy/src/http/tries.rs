@@ -4,6 +4,7 @@
 //! budget; and only while all that was sent is still at hand. Nothing here does I/O.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::endpoint::Failure;
 use super::pool::Need;
@@ -28,6 +29,8 @@ pub(super) struct Try {
     pub(super) index: usize,
     pub(super) need: Need,
     pub(super) in_flight: InFlight,
+    /// When the endpoint was picked.
+    pub(super) since: Instant,
 }
 
 /// The tries of one request.
@@ -74,7 +77,7 @@ impl Tries {
     ///
     /// # Errors
     /// What went wrong with the last one tried, or why there is none to try.
-    pub(super) fn pick(&mut self, resend: Resend) -> Result<Try, Problem> {
+    pub(super) fn pick(&mut self, resend: Resend, since: Instant) -> Result<Try, Problem> {
         let picked = self
             .again
             .take()
@@ -93,6 +96,7 @@ impl Tries {
             index,
             need,
             in_flight: InFlight::new(&self.view, index),
+            since,
         })
     }
 
@@ -100,6 +104,13 @@ impl Tries {
     pub(super) fn succeeded(&mut self, tried: &Try) {
         hold_off::end(&self.view.endpoints[tried.index]);
         self.count_retry(RetryResult::Success);
+    }
+
+    /// Counts a request that the endpoint was given and did not answer.
+    pub(super) fn unanswered(&self, index: usize) {
+        if let Some(counted) = self.port.counted(&self.view.endpoints[index]) {
+            counted.failed();
+        }
     }
 
     /// Decides whether there is another try.
@@ -118,6 +129,7 @@ impl Tries {
         match failure {
             Failure::Connect { error } => {
                 self.port.stats.connect_failures.add(1);
+                self.unanswered(index);
                 self.timeouts += u32::from(error.timed_out());
                 if error.unanswered() {
                     self.port.hold_off(endpoint);
@@ -166,6 +178,7 @@ impl Tries {
                     }
                     return Ok(());
                 }
+                self.unanswered(index);
                 if !self.idempotent {
                     self.count_retry(RetryResult::Failure);
                     return Err(problem);

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use model::ServiceKey;
 use rpds::HashTrieMapSync;
 
+use super::endpoints::EndpointStats;
 use crate::redirect::Repairs;
 
 /// A number that one thread writes and any thread reads.
@@ -115,6 +116,8 @@ pub(crate) struct PortStats {
     pub(crate) retries: [Count; RETRY_RESULTS.len()],
     pub(crate) handshakes: [Count; HANDSHAKE_RESULTS.len()],
     pub(crate) http: Option<Box<HttpStats>>,
+    /// By [`model::snapshot::EndpointLoad::seq`].
+    pub(super) endpoints: ArcSwap<HashTrieMapSync<u64, Arc<EndpointStats>>>,
 }
 
 impl PortStats {
@@ -131,7 +134,19 @@ impl PortStats {
             retries: Default::default(),
             handshakes: Default::default(),
             http: http.then(Box::default),
+            endpoints: ArcSwap::default(),
         }
+    }
+
+    /// Only the worker writes the map, as that of [`WorkerStats`].
+    pub(super) fn insert_endpoint(&self, seq: u64, stats: Arc<EndpointStats>) {
+        self.endpoints
+            .store(Arc::new(self.endpoints.load().insert(seq, stats)));
+    }
+
+    pub(super) fn remove_endpoint(&self, seq: u64) {
+        self.endpoints
+            .store(Arc::new(self.endpoints.load().remove(&seq)));
     }
 
     pub(crate) fn retry(&self, result: RetryResult) {
@@ -162,7 +177,7 @@ impl Drop for Active {
 }
 
 /// Upper bounds of the duration buckets, in seconds.
-pub(crate) const BOUNDS: [f64; 14] = [
+pub const BOUNDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
@@ -176,6 +191,17 @@ const BOUNDS_NANOS: [u64; BOUNDS.len()] = {
     }
     nanos
 };
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The bucket of a duration; the last is beyond all bounds.
+pub(super) fn bucket_of(duration: Duration) -> usize {
+    let nanos = nanos(duration);
+    let bucket = BOUNDS_NANOS.iter().position(|bound| nanos <= *bound);
+    bucket.unwrap_or(BOUNDS.len())
+}
 
 /// What the client spoke; the `protocol` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,10 +262,8 @@ impl HttpStats {
 
     /// Notes how long a request took, from its head to the end of the response's body.
     pub(crate) fn took(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_NANOS.iter().position(|bound| nanos <= *bound);
-        self.buckets[bucket.unwrap_or(BOUNDS.len())].add(1);
-        self.nanos.add(nanos);
+        self.buckets[bucket_of(duration)].add(1);
+        self.nanos.add(nanos(duration));
     }
 
     pub(super) fn requests(&self) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
@@ -253,6 +277,10 @@ impl HttpStats {
                     .filter(|(_, count)| count.get() > 0);
                 seen.map(move |(place, count)| (spoken, place, count.get()))
             })
+    }
+
+    pub(super) fn buckets(&self) -> &[Count] {
+        &self.buckets
     }
 
     pub(super) fn durations(&self) -> (impl Iterator<Item = u64> + '_, u64) {

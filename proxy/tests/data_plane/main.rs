@@ -1,6 +1,7 @@
 //! The data plane in one process: snapshots made by hand, real sockets, backends of all manners.
 
 mod chaos;
+mod endpoint_counts;
 mod engine;
 mod grpc;
 mod h2_errors;

@@ -156,12 +156,13 @@ pub(super) async fn serve(
 /// # Errors
 /// Why there is none, or that the time is over.
 async fn open(exchange: &Exchange, index: usize) -> Result<Connection, Lost> {
-    let opening = Connection::open(&exchange.port.tls, &exchange.view, index);
+    let counted = exchange.port.counted(&exchange.view.endpoints[index]);
+    let opening = Connection::open(&exchange.port.tls, &exchange.view, index, counted);
     let opened = match exchange.limit() {
         None => opening.await,
         Some(limit) => match tokio::time::timeout_at(limit.at.into(), opening).await {
             Ok(opened) => opened,
-            Err(_) => return Err(limit.over(&exchange.port)),
+            Err(_) => return Err(exchange.out_of_time(limit, index)),
         },
     };
     opened.map_err(|error| Lost::Failed(Failure::Connect { error }))
@@ -209,13 +210,13 @@ impl Talk<'_> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let (Some(timer), Stage::Asking(exchange, _)) = (&mut self.timer, &self.stage) else {
+        let (Some(timer), Stage::Asking(exchange, tried)) = (&mut self.timer, &self.stage) else {
             return Poll::Pending;
         };
         if timer.sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        Poll::Ready(match timer.limit.over(&exchange.port) {
+        Poll::Ready(match exchange.out_of_time(timer.limit, tried.index) {
             Lost::Failed(failure) => Outcome::Failed(failure),
             Lost::Problem(problem) => Outcome::Problem(problem),
         })

@@ -16,6 +16,7 @@ use crate::http::exchange::{Ending, Exchange, Lost, Refused};
 use crate::http::io::EndpointIo;
 use crate::http::reply::Problem;
 use crate::http::tries::{Resend, Try};
+use crate::metrics::Counted;
 use crate::options::limits;
 use crate::target::View;
 use crate::tls;
@@ -70,9 +71,9 @@ pub(in crate::http) async fn ask(
             None => one(&exchange, &tried, &mut unsent).await,
             Some(limit) => {
                 let trying = one(&exchange, &tried, &mut unsent);
-                let tried = tokio::time::timeout_at(limit.at.into(), trying);
-                let tried = Box::pin(tried).await;
-                tried.unwrap_or_else(|_| Err(limit.over(&exchange.port)))
+                let done = tokio::time::timeout_at(limit.at.into(), trying);
+                let done = Box::pin(done).await;
+                done.unwrap_or_else(|_| Err(exchange.out_of_time(limit, tried.index)))
             }
         };
         let index = tried.index;
@@ -106,7 +107,8 @@ async fn one(
     let (number, connecting) = port.pool.multiplexed(seq, || {
         reused = false;
         let (view, table) = (view.clone(), Arc::clone(&port.tls));
-        async move { connect(&table, &view, index).await }
+        let counted = port.counted(&view.endpoints[index]);
+        async move { connect(&table, &view, index, counted).await }
             .boxed_local()
             .shared()
     });
@@ -164,8 +166,9 @@ async fn connect(
     table: &tls::Table,
     view: &View,
     index: usize,
+    counted: Option<Counted>,
 ) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let io = EndpointIo(Connection::open(table, view, index).await?);
+    let io = EndpointIo(Connection::open(table, view, index, counted).await?);
     let (interval, answer) = limits::H2_PING;
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

@@ -178,9 +178,9 @@ pub(super) async fn ask(
             None => one(&exchange, &tried, &mut up, head).await,
             Some(limit) => {
                 let trying = one(&exchange, &tried, &mut up, head);
-                let tried = tokio::time::timeout_at(limit.at.into(), trying);
-                let tried = Box::pin(tried).await;
-                tried.unwrap_or_else(|_| Err(limit.over(&exchange.port)))
+                let done = tokio::time::timeout_at(limit.at.into(), trying);
+                let done = Box::pin(done).await;
+                done.unwrap_or_else(|_| Err(exchange.out_of_time(limit, tried.index)))
             }
         };
         let index = tried.index;
@@ -222,7 +222,9 @@ async fn one(
         Some(connection) => connection,
         None => {
             // Boxed, because most requests need no new connection.
-            let opening = Connection::open(&exchange.port.tls, &exchange.view, tried.index);
+            let counted = exchange.port.counted(tried.in_flight.endpoint());
+            let (port, view) = (&exchange.port, &exchange.view);
+            let opening = Connection::open(&port.tls, view, tried.index, counted);
             Box::pin(opening)
                 .await
                 .map_err(|error| Lost::Failed(Failure::Connect { error }))?

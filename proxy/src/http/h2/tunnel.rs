@@ -20,7 +20,7 @@ use crate::http::exchange::{Exchange, Refused};
 use crate::http::message::Framing;
 use crate::http::reply::Problem;
 use crate::http::translate::Asking;
-use crate::relay::{Duplex, Early, relay};
+use crate::relay::{Duplex, Early, Moved, relay};
 
 impl Duplex for TokioIo<Upgraded> {
     /// Dropping the stream resets it.
@@ -75,8 +75,13 @@ pub(super) async fn serve(
         let (port, activity) = (&ending.port, &slot.activity);
         let relayed = match upgrade.await {
             Ok(stream) => {
-                let (client, endpoint) = (TokioIo::new(stream), connection.into_stream());
-                relay(&worker, client, endpoint, early, activity, &port.stats).await
+                let (endpoint, open) = connection.into_stream();
+                let count = Moved {
+                    activity,
+                    port: &port.stats,
+                    endpoint: open,
+                };
+                relay(&worker, TokioIo::new(stream), endpoint, early, count).await
             }
             Err(error) => Err(std::io::Error::other(error)),
         };

@@ -202,6 +202,16 @@ impl Mesh {
             .expect("a listener")
     }
 
+    /// What is counted of an endpoint; none when it had nothing to do, or is gone.
+    pub fn counted(&self, key: &str, workload: &str) -> Option<proxy::Totals> {
+        let key: ServiceKey = key.parse().unwrap();
+        let traffic = self.proxy.metrics().traffic();
+        let of_service = traffic.into_iter().find(|t| t.service == key)?;
+        let mut endpoints = of_service.endpoints.into_iter();
+        let found = endpoints.find(|(id, _)| &*id.workload == workload);
+        found.map(|(_, totals)| totals)
+    }
+
     /// The value of the one series whose text begins like this.
     pub fn metric(&self, series: &str) -> f64 {
         let mut text = Vec::new();

@@ -350,8 +350,9 @@ impl Talk<'_> {
         match splice.poll(cx, from, self.side.stream().tcp(), left) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Ok(moved)) => {
-                self.side
-                    .wrote(usize::try_from(moved).unwrap_or(usize::MAX));
+                let n = usize::try_from(moved).unwrap_or(usize::MAX);
+                self.side.wrote(n);
+                self.connection.received(n);
                 decoder.skip(moved);
                 if decoder.ended() {
                     self.down.splice = None;

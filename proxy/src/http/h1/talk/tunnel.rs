@@ -8,7 +8,7 @@ use crate::connections::{self, Kind};
 use crate::http::endpoint::Connection;
 use crate::http::exchange::{Client, Ending};
 use crate::http::message::{Coding, ResponseHead, response_head};
-use crate::relay::{Early, relay};
+use crate::relay::{Early, Moved, relay};
 
 /// A connection that speaks another protocol now. It counts as load of its endpoint until it ends.
 #[derive(Debug)]
@@ -78,10 +78,15 @@ impl Tunnel {
         connections::spawn(&client.worker, Kind::Relay, idle, |slot| async move {
             // Whole, or only its port would come along: the tunnel is load until it ends.
             let (_active, ending) = (active, ending);
-            let endpoint = connection.into_stream();
+            let (endpoint, open) = connection.into_stream();
             let port = &ending.port;
             let activity = &slot.activity;
-            let relayed = relay(&worker, stream, endpoint, early, activity, &port.stats).await;
+            let count = Moved {
+                activity,
+                port: &port.stats,
+                endpoint: open,
+            };
+            let relayed = relay(&worker, stream, endpoint, early, count).await;
             if let Err(error) = relayed {
                 tracing::debug!(service = %port.key(), %error, "upgraded connection broke");
             }
