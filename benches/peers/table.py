@@ -20,16 +20,26 @@ WORKLOADS = [
 
 with open(sys.argv[1]) as f:
     results = json.load(f)
-rows = []
+pairs = []
 for workload, what, ours, theirs in WORKLOADS:
     measured = results.get("proxy", {}).get(workload, {})
-    if ours in measured and theirs in measured:
-        rows.append((what, measured[ours]["cpu_us"], measured[theirs]["cpu_us"], theirs.split("-")[0]))
+    pairs.append((what, measured.get(ours), measured.get(theirs), theirs.split("-")[0]))
 for kind, measured in results.get("dns", {}).items():
-    if "heddle" in measured and "nsd" in measured:
-        rows.append((f"DNS, {kind} over UDP", measured["heddle"]["cpu_us"], measured["nsd"]["cpu_us"], "nsd"))
+    pairs.append((f"DNS, {kind} over UDP", measured.get("heddle"), measured.get("nsd"), "nsd"))
+rows, disturbed = [], 0
+for what, ours, theirs, name in pairs:
+    if not ours or not theirs:
+        continue
+    failed = [x for x in (ours, theirs) if x["errors"] > x["n"] / 100]
+    if failed:
+        print(f"left out: {what}: {failed[0]['errors']:.0f} errors of {failed[0]['n']:.0f}", file=sys.stderr)
+        continue
+    disturbed = max(disturbed, ours["foreign"], theirs["foreign"])
+    rows.append((what, ours["cpu_us"], theirs["cpu_us"], name))
 if not rows:
     sys.exit("no workload was measured of both heddle and a peer")
+if disturbed > 0.25:
+    print(f"other work took up to {disturbed:.1f} cores meanwhile: all figures are higher than they would be", file=sys.stderr)
 print("| workload | heddle, µs | peer, µs | ratio |\n|---|---|---|---|")
 for what, ours, theirs, name in rows:
     print(f"| {what} | {ours:.1f} | {name} {theirs:.1f} | {ours / theirs:.2f} |")
