@@ -1,6 +1,6 @@
 # The recipes that CI runs too: `tools/test` installs what they need, then runs `make all`.
 
-.PHONY: all fmt clippy doc test deny release deb
+.PHONY: all fmt clippy doc test deny release deb deb-of
 
 all: fmt clippy doc test deny
 
@@ -25,12 +25,16 @@ deny:
 release:
 	cargo build --release --locked
 
-# A Debian package; needs cargo-deb: `cargo install cargo-deb`.
+# A Debian package; needs cargo-deb: `cargo install cargo-deb --locked`.
 deb: release
+	$(MAKE) deb-of HEDDLE=$$(ls target/*/release/heddle | head -1)
+
+# The same of a binary that is there: HEDDLE names it, OUT where the package goes, DEB_OPTIONS what else cargo-deb is told.
+deb-of:
 	rm -rf target/package && mkdir -p target/package
-	heddle=$$(ls target/*/release/heddle | head -1) && \
-	$$heddle man target/package/man && \
-	$$heddle completions bash > target/package/heddle.bash && \
-	$$heddle completions zsh > target/package/_heddle && \
-	$$heddle completions fish > target/package/heddle.fish
-	cargo deb --no-build --locked --target $$(rustc -vV | sed -n 's/^host: //p')
+	strip -o target/package/heddle "$(HEDDLE)"
+	target/package/heddle man target/package/man
+	target/package/heddle completions bash > target/package/heddle.bash
+	target/package/heddle completions zsh > target/package/_heddle
+	target/package/heddle completions fish > target/package/heddle.fish
+	cargo deb --no-build --locked $(DEB_OPTIONS) $(if $(OUT),--output "$(OUT)")
