@@ -2,12 +2,12 @@
 
 mod support;
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use support::netns::Netns;
-use support::node::{Node, NodeOptions};
-use support::{missing_program, not_root, requirement};
+use support::docker::{self, Dockerd};
+use support::{image, missing_program, requirement};
 
 fn page(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -57,78 +57,136 @@ fn the_readmes_first_command_is_the_demo() {
     assert!(manifest.contains("default-run = \"heddle\""));
 }
 
-/// Getting-started's lines beyond those that build, install or need Docker: each must do what the text says.
-#[test]
-fn getting_started_works_line_by_line() {
-    let needs = ["sh", "curl", "ip", "nsenter"];
-    let missing = not_root().or_else(|| missing_program(&needs));
-    if !requirement("getting-started, on a host of its own", missing) {
-        return;
-    }
-    let netns = Netns::new();
-    let node = Node::start(&NodeOptions {
-        netns: Some(&netns),
-        ..NodeOptions::default()
-    });
-    let folder = tempfile::tempdir().unwrap();
-    let text = page("docs/getting-started.md");
-    let (_, section) = text
-        .split_once("\n## A service\n")
-        .expect("a section of that name");
-    let (section, _) = section.split_once("\n## ").expect("another one after it");
-    // The text names the file that each block of YAML is written to.
-    let mut script = format!(
-        "set -eu\nexport HEDDLE_SERVER={}\nPATH={}:$PATH\n",
-        node.server(),
-        Path::new(env!("CARGO_BIN_EXE_heddle"))
-            .parent()
-            .unwrap()
-            .display()
-    );
-    let mut names = section
+/// What is not as on the reader's machine: `sudo`, as the test is root already; and `cargo`, which would build for minutes
+/// what is built: `cargo build --release` puts the binary of the tests where it would put its own, `cargo run -- demo` runs
+/// that one for some seconds, and then ends it as Ctrl-C does.
+const SHIMS: &str = r#"
+mkdir "$WORK/shims"
+printf '#!/bin/sh\nexec "$@"\n' > "$WORK/shims/sudo"
+cat > "$WORK/shims/cargo" <<'END'
+#!/bin/sh
+case "$1 $2" in
+"build --release") mkdir -p target/some-target/release && cp "$BINARY" target/some-target/release/heddle ;;
+"run --") shift 2; timeout --signal=INT 6 "$BINARY" "$@" || [ $? = 124 ] ;;
+*) echo "cargo $*: what is that?" >&2; exit 1 ;;
+esac
+END
+chmod +x "$WORK/shims/sudo" "$WORK/shims/cargo"
+export PATH="$WORK/shims:$PATH"
+"#;
+
+/// Copies-on-write, in memory, of the folders that the page writes to, so that nothing of it outlives the test; and Docker's
+/// socket where Docker has it (`/var/run` is `/run`). All of it is seen within the test's own mount namespace only.
+const COPIES: &str = r#"
+set -eu
+WORK=$(mktemp -d)
+mount -t tmpfs tmpfs "$WORK"
+for folder in /usr/bin /run /var/lib; do
+    copy="$WORK/copies$folder"
+    mkdir -p "$copy/upper" "$copy/work"
+    mount -t overlay overlay -o "lowerdir=$folder,upperdir=$copy/upper,workdir=$copy/work" "$folder"
+done
+rm -rf /run/docker.sock /run/heddle /var/lib/heddle /usr/bin/heddle
+ln -s "$SOCKET" /run/docker.sock
+mkdir "$WORK/home"
+cd "$WORK/home"
+"#;
+
+/// The commands of a page from top to bottom, each as it is written: those of its blocks, and the `docker run` of its
+/// sentences. Files are written when their block comes. `IMAGE` is any image that exposes one port.
+fn script_of(page: &str) -> String {
+    let mut script = String::new();
+    let mut files = page
         .split("Write `")
         .skip(1)
         .filter_map(|rest| rest.split('`').next());
-    let mut commands = 0;
-    for (language, block) in blocks(section) {
-        match language.as_str() {
-            "yaml" => {
-                let name = names.next().expect("each file has a name");
-                std::fs::write(folder.path().join(name), block).unwrap();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let Some(language) = line.strip_prefix("```") else {
+            let code = line.split('`').skip(1).step_by(2);
+            for command in code.filter(|code| code.starts_with("docker run")) {
+                script.push_str(&step(&command.replace("IMAGE", "my/web")));
             }
-            "sh" => {
-                for line in block.lines() {
-                    commands += 1;
-                    script.push_str(&format!("echo '$ {}'\n{line}\n", line.replace('\'', "")));
-                    // A reader takes longer than a script: what is said to be so by then is waited for.
-                    let wait = match line {
-                        l if l.starts_with("heddle whoami") => {
-                            "until curl -sf http://127.0.0.1:18080/id; do sleep 0.05; done"
-                        }
-                        l if l.starts_with("heddle register") => {
-                            "until heddle get endpoints -n shop | grep -q ready; do sleep 0.05; done"
-                        }
-                        l if l.starts_with("heddle apply") => {
-                            "until heddle get services web -n shop >/dev/null 2>&1; do sleep 0.05; done"
-                        }
-                        l if l.starts_with("heddle drain") => {
-                            "until heddle explain web -n shop | grep -q 'just trying'; do sleep 0.05; done"
-                        }
-                        _ => continue,
-                    };
-                    script.push_str(wait);
-                    script.push('\n');
-                }
-            }
-            _ => {}
+            continue;
+        };
+        let block = lines.by_ref().take_while(|l| !l.starts_with("```"));
+        if language == "yaml" {
+            // The README's only one is the file of the command below it.
+            let name = files.next().unwrap_or("web.yaml");
+            let text: Vec<&str> = block.collect();
+            script.push_str(&format!("cat > {name} <<'END'\n{}\nEND\n", text.join("\n")));
+        } else {
+            block.for_each(|command| script.push_str(&step(command)));
         }
     }
-    assert!(commands >= 14, "{commands} commands: {section}");
-    script.push_str("kill %1 2>/dev/null || true\n");
-    let output = netns
-        .command("timeout")
-        .args(["--kill-after=5", "120", "bash", "-c", &script])
-        .current_dir(folder.path())
+    script
+}
+
+/// A command, and the time that a reader takes until the next: what is said to be so by then is waited for.
+fn step(command: &str) -> String {
+    let ready = "until [ $(heddle get endpoints -A | grep -c ready) -ge $(docker ps --quiet | wc -l) ]; do sleep 0.05; done";
+    let bare = command.trim_start_matches("sudo ");
+    let (run, wait) = match bare {
+        // In a terminal of its own.
+        l if l.starts_with("heddle up") => (
+            format!("{{ {command}\n}} > up.log 2>&1 &"),
+            "until curl -sf http://127.0.0.1:7070/readyz > /dev/null; do sleep 0.05; done",
+        ),
+        // Until Ctrl-C.
+        l if l.starts_with("heddle events") && l.contains(" -w") => {
+            let words = command.split('#').next().unwrap_or_default();
+            (format!("timeout 1 {words} || [ $? = 124 ]"), "")
+        }
+        l if l.starts_with("heddle whoami") => (
+            command.to_owned(),
+            "until curl -sf http://127.0.0.1:18080/id; do sleep 0.05; done",
+        ),
+        l if l.starts_with("heddle register") => (
+            command.to_owned(),
+            "until heddle get endpoints -A | grep web-1 | grep -q ready; do sleep 0.05; done",
+        ),
+        l if l.starts_with("docker run") => (command.to_owned(), ready),
+        l if l.starts_with("heddle apply") => (
+            command.to_owned(),
+            "until heddle get services web -n shop > /dev/null 2>&1; do sleep 0.05; done",
+        ),
+        l if l.starts_with("heddle drain") => (
+            command.to_owned(),
+            "until heddle explain web -n shop | grep -q 'just trying'; do sleep 0.05; done",
+        ),
+        _ => (command.to_owned(), ""),
+    };
+    format!("echo '$ {}'\n{run}\n{wait}\n", command.replace('\'', ""))
+}
+
+/// Plays a page's commands on a host of its own that has Docker; what they print.
+fn play(page: &str) -> Option<String> {
+    let missing = missing_program(&["bash", "curl", "unshare", "timeout"]);
+    if !docker::ready() || !requirement("the pages' commands", missing) {
+        return None;
+    }
+    let docker = Dockerd::start("guides");
+    let tar = File::open(image::tar()).expect("the image is there");
+    let changes = ["EXPOSE 8080", r#"ENTRYPOINT ["/heddle", "whoami"]"#];
+    let [expose, entry] = changes.map(|change| format!("--change={change}"));
+    let imported = docker
+        .command(&["import", &expose, &entry, "-", "my/web"])
+        .stdin(tar)
+        .output()
+        .expect("docker runs");
+    assert!(imported.status.success(), "{imported:?}");
+    let script = format!(
+        "{COPIES}{SHIMS}{}kill $(jobs -p) 2> /dev/null || true\nwait\n",
+        script_of(page)
+    );
+    let output = docker
+        .within("unshare")
+        .args(["--mount", "timeout", "--kill-after=5", "150"])
+        .args(["bash", "-c", &script])
+        .env("BINARY", image::context().join("heddle"))
+        .env("SOCKET", docker.socket())
+        .env_remove("HEDDLE_SERVER")
+        .env_remove("DOCKER_HOST")
         .output()
         .expect("bash runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -138,31 +196,65 @@ fn getting_started_works_line_by_line() {
         "{}: {said}\n{errors}",
         output.status
     );
-    let after = |command: &str| -> String {
-        let (_, rest) = said
-            .split_once(&format!("$ {command}"))
-            .unwrap_or_else(|| panic!("{command}: {said}"));
-        rest.split("\n$ ").next().unwrap_or_default().to_owned()
+    assert!(!said.contains('\x1b'), "{said}");
+    Some(said)
+}
+
+/// What a command printed.
+fn after<'s>(said: &'s str, command: &str) -> &'s str {
+    let (_, rest) = said
+        .split_once(&format!("$ {command}"))
+        .unwrap_or_else(|| panic!("{command}: {said}"));
+    rest.split("\n$ ").next().unwrap_or_default()
+}
+
+#[test]
+fn getting_started_works_line_by_line() {
+    let Some(said) = play(&page("docs/getting-started.md")) else {
+        return;
     };
-    assert!(
-        after("heddle apply").contains("service shop/web created"),
-        "{said}"
-    );
-    assert!(
-        after("heddle explain").contains("is refused: service shop/web has no endpoints"),
-        "{said}"
-    );
-    assert!(
-        after("heddle describe").contains("takes new work"),
-        "{said}"
-    );
-    assert!(after("curl -s").contains("web-1"), "{said}");
-    assert!(after("heddle events").contains("WorkloadDrained"), "{said}");
-    assert!(
-        after("heddle delete").contains("service shop/web deleted"),
-        "{said}"
-    );
-    assert!(said.lines().all(|l| !l.contains('\x1b')), "{said}");
+    for (command, answer) in [
+        ("cargo run -- demo", "A node of heddle"),
+        ("sudo heddle doctor", "ok    docker"),
+        ("heddle apply", "service shop/web created"),
+        (
+            "heddle explain",
+            "is refused: service shop/web has no endpoints",
+        ),
+        ("heddle get endpoints", "ready"),
+        ("heddle describe", "takes new work"),
+        ("heddle events", "WorkloadDrained"),
+        ("heddle delete", "service shop/web deleted"),
+    ] {
+        assert!(after(&said, command).contains(answer), "{command}: {said}");
+    }
+    assert!(after(&said, "curl -s").lines().count() > 1, "{said}");
+    assert!(said.contains("$ docker run"), "{said}");
+}
+
+/// All of its commands but `tools/test`, which runs this.
+#[test]
+fn the_readme_works_line_by_line() {
+    let readme = page("README.md");
+    let section = |name: &str| {
+        let (_, rest) = readme.split_once(&format!("\n## {name}\n")).expect(name);
+        rest.split("\n## ").next().unwrap_or_default().to_owned()
+    };
+    let Some(said) = play(&(section("See it work") + &section("Use it"))) else {
+        return;
+    };
+    for (command, answer) in [
+        ("sudo heddle doctor", "ok    docker"),
+        ("heddle apply", "service shop/web created"),
+        ("heddle get endpoints", "ready"),
+        ("heddle get workloads", "web"),
+        ("heddle explain", "passing"),
+        ("heddle events", "EndpointReady"),
+        ("heddle top", "shop/web"),
+    ] {
+        assert!(after(&said, command).contains(answer), "{command}: {said}");
+    }
+    assert_eq!(said.matches("$ docker run").count(), 2, "{said}");
 }
 
 #[test]
