@@ -4,6 +4,7 @@
 //! are separated by commas there.
 
 mod etcd;
+mod file;
 mod keys;
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::strict::{self, StrictError};
-use model::units::{Size, Span};
 use model::{DomainName, IpNet, Mesh, Name};
 use registry::join::MeshWish;
-use serde::Deserialize;
 
 pub use etcd::Etcd;
+use file::{DnsSection, File, RegistrySection};
 
 /// Where `heddle up` looks without `--config`; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/heddle/heddle.toml";
@@ -53,132 +53,6 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
-}
-
-/// `heddle.toml` as it is written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct File {
-    node: NodeSection,
-    registry: RegistrySection,
-    docker: DockerSection,
-    resources: ResourcesSection,
-    mesh: MeshSection,
-    proxy: ProxySection,
-    dns: DnsSection,
-    admin: AdminSection,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct NodeSection {
-    name: Option<String>,
-    zone: Option<String>,
-    address: Option<OneOrMany<IpAddr>>,
-    routable: Vec<IpNet>,
-    state_dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RegistrySection {
-    backend: Option<String>,
-    endpoints: Vec<String>,
-    prefix: Option<String>,
-    lease_ttl: Option<Span>,
-    username: Option<String>,
-    password_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    cert_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-    expiry_hold: Option<Span>,
-    collect_after: Option<Span>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DockerSection {
-    enabled: Option<bool>,
-    socket: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ResourcesSection {
-    path: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MeshSection {
-    vip_range: Option<OneOrMany<IpNet>>,
-    zone: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ProxySection {
-    workers: Option<usize>,
-    drain_timeout: Option<Span>,
-    trusted_proxies: Vec<IpNet>,
-    forwarded: bool,
-    via: bool,
-    request_id: Option<bool>,
-    start_traces: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DnsSection {
-    listen: Option<Vec<SocketAddr>>,
-    upstreams: Option<Vec<String>>,
-    zones: Vec<String>,
-    cache_size: Option<Size>,
-    clients: Option<Vec<IpNet>>,
-    single_answer: Option<bool>,
-    nsid: Option<String>,
-    version: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct AdminSection {
-    socket: Option<PathBuf>,
-    listen: Option<SocketAddr>,
-}
-
-/// A value, or a list of them.
-#[derive(Debug, Clone)]
-struct OneOrMany<T>(Vec<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Either<T> {
-            type Value = OneOrMany<T>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                T::deserialize(serde::de::value::StrDeserializer::new(text))
-                    .map(|one| OneOrMany(vec![one]))
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> Result<Self::Value, A::Error> {
-                let mut all = Vec::new();
-                while let Some(one) = seq.next_element()? {
-                    all.push(one);
-                }
-                Ok(OneOrMany(all))
-            }
-        }
-        deserializer.deserialize_any(Either(std::marker::PhantomData))
-    }
 }
 
 /// Which registry.

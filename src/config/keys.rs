@@ -1,8 +1,24 @@
-//! The table of all keys, for the environment's overrides.
+//! What is known of the keys, and the environment's overrides.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use model::units::{Size, Span};
 use serde_json::{Map, Value};
 
-use super::ConfigError;
+use super::{ConfigError, file};
+
+/// What there is to know of a key.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// With its section: `node.name`.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// As the reference shows it: in backquotes where it is a value, else in words.
+    pub(super) default: &'static str,
+    /// Line by line, in Markdown.
+    pub(super) what: &'static [&'static str],
+}
 
 /// How a key's value is read from an environment variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,47 +29,30 @@ pub(super) enum Kind {
     Number,
 }
 
-/// Every key there is.
-pub(super) const KEYS: &[(&str, Kind)] = &[
-    ("node.name", Kind::Text),
-    ("node.zone", Kind::Text),
-    ("node.address", Kind::List),
-    ("node.routable", Kind::List),
-    ("node.state_dir", Kind::Text),
-    ("registry.backend", Kind::Text),
-    ("registry.endpoints", Kind::List),
-    ("registry.prefix", Kind::Text),
-    ("registry.lease_ttl", Kind::Text),
-    ("registry.username", Kind::Text),
-    ("registry.password_file", Kind::Text),
-    ("registry.ca_file", Kind::Text),
-    ("registry.cert_file", Kind::Text),
-    ("registry.key_file", Kind::Text),
-    ("registry.expiry_hold", Kind::Text),
-    ("registry.collect_after", Kind::Text),
-    ("docker.enabled", Kind::Bool),
-    ("docker.socket", Kind::Text),
-    ("resources.path", Kind::Text),
-    ("mesh.vip_range", Kind::List),
-    ("mesh.zone", Kind::Text),
-    ("proxy.workers", Kind::Number),
-    ("proxy.drain_timeout", Kind::Text),
-    ("proxy.trusted_proxies", Kind::List),
-    ("proxy.forwarded", Kind::Bool),
-    ("proxy.via", Kind::Bool),
-    ("proxy.request_id", Kind::Bool),
-    ("proxy.start_traces", Kind::Bool),
-    ("dns.listen", Kind::List),
-    ("dns.upstreams", Kind::List),
-    ("dns.zones", Kind::List),
-    ("dns.cache_size", Kind::Text),
-    ("dns.clients", Kind::List),
-    ("dns.single_answer", Kind::Bool),
-    ("dns.nsid", Kind::Text),
-    ("dns.version", Kind::Text),
-    ("admin.socket", Kind::Text),
-    ("admin.listen", Kind::Text),
-];
+/// What a key's type is written as.
+pub(super) trait Written {
+    const KIND: Kind;
+}
+
+impl<T: Written> Written for Option<T> {
+    const KIND: Kind = T::KIND;
+}
+
+impl<T> Written for Vec<T> {
+    const KIND: Kind = Kind::List;
+}
+
+macro_rules! written {
+    ($kind:ident: $($type:ty),+) => {
+        $(impl Written for $type {
+            const KIND: Kind = Kind::$kind;
+        })+
+    };
+}
+
+written!(Text: String, PathBuf, SocketAddr, Span, Size);
+written!(Bool: bool);
+written!(Number: usize, u32);
 
 /// `HEDDLE_NODE_STATE_DIR` for `node.state_dir`.
 pub(super) fn variable(key: &str) -> String {
@@ -66,7 +65,10 @@ pub(super) fn overlay(
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let mut set = Vec::new();
-    for (key, kind) in KEYS {
+    for Key {
+        name: key, kind, ..
+    } in file::keys()
+    {
         let name = variable(key);
         let Some(text) = env(&name) else { continue };
         let wrong = |reason: String| ConfigError::Key {
