@@ -21,7 +21,7 @@ pub mod table;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::admin::write::{Done, DrainRequest};
 use crate::whoami;
@@ -227,7 +227,7 @@ enum Command {
         #[command(flatten)]
         target: Target,
         /// Shown beside the mark
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },
     /// Give it work again
@@ -296,6 +296,35 @@ pub struct Target {
     /// Look only in this namespace
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
+}
+
+/// Commands that talk to no running node, or that find theirs by its configuration.
+const ALONE: [&str; 7] = [
+    "up",
+    "demo",
+    "doctor",
+    "check",
+    "whoami",
+    "completions",
+    "man",
+];
+
+impl Cli {
+    /// All that can be typed, as help, completions and manual pages show it: `--server` only where it says something.
+    pub fn shown() -> clap::Command {
+        let hide = |command: clap::Command, name: &&str| {
+            let hidden = Arg::new("server").long("server").hide(true);
+            let hidden = hidden.help("Of no meaning here");
+            command.mut_subcommand(name, |sub| sub.arg(hidden))
+        };
+        ALONE.iter().fold(Cli::command(), hide)
+    }
+
+    /// What was typed. Help and mistakes end the process.
+    pub fn typed() -> Cli {
+        let matches = Cli::shown().get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Carries a command out.

@@ -108,6 +108,21 @@ pub struct Candidate {
     pub held_off: bool,
 }
 
+/// Says that there is no such service, and which ones have its name in other namespaces.
+pub(super) fn unknown(snapshot: &Snapshot, service: &str) -> String {
+    let name = service.rsplit('/').next().unwrap_or(service);
+    let keys = snapshot.services.keys().filter(|k| k.name.as_str() == name);
+    let mut elsewhere: Vec<String> = keys.map(ToString::to_string).collect();
+    elsewhere.sort();
+    match elsewhere.as_slice() {
+        [] => format!("service {service} does not exist (heddle get services -A lists them)"),
+        some => format!(
+            "service {service} does not exist, but {} does (-n names the namespace)",
+            some.join(", ")
+        ),
+    }
+}
+
 pub(super) async fn explain(
     State(context): Shared,
     Query(asked): Query<Asked>,
@@ -118,8 +133,7 @@ pub(super) async fn explain(
         (Some(service), None) => {
             let key: Option<ServiceKey> = service.parse().ok();
             let view = key.and_then(|key| snapshot.service(&key));
-            let view =
-                view.ok_or_else(|| not_found(format!("Service {service} does not exist")))?;
+            let view = view.ok_or_else(|| not_found(unknown(&snapshot, service)))?;
             let ports = view.ports.iter().map(|port| of_port(&snapshot, port));
             Ok(Json(Explanation {
                 led_here: String::new(),
@@ -248,7 +262,7 @@ impl Target {
         Err(match in_range {
             true => format!("{ip}: no service has this virtual IP: connections to it are refused"),
             false => format!(
-                "{ip} is no virtual IP, and {port} is no service's node port: heddle has no part in this request"
+                "heddle has no part in this request: {ip} is no virtual IP, and {port} no node port"
             ),
         })
     }

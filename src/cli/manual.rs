@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use super::get::out;
@@ -11,14 +10,14 @@ use super::{Cli, Failure};
 /// Prints a shell's completions.
 pub fn completions(shell: Shell) -> Result<(), Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut text);
+    clap_complete::generate(shell, &mut Cli::shown(), "heddle", &mut text);
     out(&String::from_utf8_lossy(&text))
 }
 
 /// Writes `heddle.1` and a page for each command.
 pub fn pages(folder: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+        .and_then(|()| clap_mangen::generate_to(Cli::shown(), folder))
         .map_err(|e| Failure::Failed(format!("{}: can't be written: {e}", folder.display())))
 }
 

@@ -255,9 +255,8 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = port.parse::<u16>() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
     }
-    text.parse().map_err(|_| {
-        "expected IP:PORT, [IPv6]:PORT, or a port alone, for example 127.0.0.1:8080".to_owned()
-    })
+    text.parse()
+        .map_err(|_| "expected IP:PORT, [IPv6]:PORT or a port alone".to_owned())
 }
 
 #[cfg(test)]

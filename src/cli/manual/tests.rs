@@ -1,16 +1,16 @@
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 
 use super::*;
 
 fn commands() -> Vec<Command> {
-    let mut whole = Cli::command();
+    let mut whole = Cli::shown();
     whole.build();
     whole.get_subcommands().cloned().collect()
 }
 
 #[test]
 fn the_command_line_is_well_formed() {
-    Cli::command().debug_assert();
+    Cli::shown().debug_assert();
 }
 
 #[test]
@@ -27,6 +27,18 @@ fn every_commands_help_has_an_example_of_it_and_keeps_within_100_columns() {
             assert!(!text.contains('\x1b'), "{name}");
         }
     }
+}
+
+#[test]
+fn the_node_to_talk_to_is_shown_where_there_is_one() {
+    let shows = |name: &str| {
+        let mut all = commands();
+        let command = all.iter_mut().find(|c| c.get_name() == name);
+        let help = command.unwrap().render_long_help().to_string();
+        help.contains("--server")
+    };
+    assert!(shows("get") && shows("top") && shows("env"));
+    assert!(!shows("up") && !shows("demo") && !shows("doctor") && !shows("whoami"));
 }
 
 #[test]
