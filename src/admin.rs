@@ -9,6 +9,7 @@
 //! - `write`: apply, delete, register, drain
 //! - `watch`: `?watch`
 //! - `events`: what happened
+//! - `dig`: what DNS would answer, and why
 //! - `explain`: who takes the next request, and what removed the others
 //! - `export`: all resources out, and in again
 //! - `discovery`: targets for Prometheus
@@ -16,6 +17,7 @@
 //! - `ready`: `/readyz`
 //! - `metrics`: `/metrics`
 
+pub mod dig;
 pub mod discovery;
 pub mod events;
 pub mod explain;
@@ -81,6 +83,8 @@ pub struct Rooms {
     pub agent: Option<Arc<Agent>>,
     /// The data plane.
     pub proxy: Option<Arc<proxy::Proxy>>,
+    /// Says what DNS answers.
+    pub dns: Option<dns::Explainer>,
     /// What the node waits for or can't do, beyond registry and Docker: by its key, such as `dns` or `mesh`.
     pub notes: std::collections::BTreeMap<&'static str, String>,
     /// Files of the resources folder that were refused, with why.
@@ -214,6 +218,7 @@ fn router(context: Arc<Context>) -> Router {
         .route("/v1/sd/prometheus", get(discovery::prometheus))
         .route("/v1/traffic", get(traffic::traffic))
         .route("/v1/explain", get(explain::explain))
+        .route("/v1/dig", get(dig::dig))
         .route("/v1/events", get(events::events))
         .route("/v1/export", get(export::export))
         .route("/v1/import", post(export::import))

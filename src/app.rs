@@ -3,6 +3,7 @@
 //! The registry follower feeds the snapshot writer; proxy and DNS read its snapshots; the agent publishes what runs here
 //! back into the registry. The admin doors open first, so that a node which waits can say what for.
 
+mod dns_tls;
 mod join;
 mod state;
 
@@ -139,7 +140,9 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     };
 
     let dns_listen = dns_addresses(&config, &mesh);
-    let proxy = start_proxy(&config, &mesh, &dns_listen, inherited, &context)?;
+    let mut dns_addresses = dns_listen.clone();
+    dns_addresses.extend(config.dns.tls.iter().flat_map(|tls| &tls.listen));
+    let proxy = start_proxy(&config, &mesh, &dns_addresses, inherited, &context)?;
     metrics
         .register(Box::new(proxy.metrics()))
         .map_err(|e| failed(&e))?;
@@ -306,6 +309,10 @@ fn start_dns(
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let given = config.dns.clone();
+    let tls = match &given.tls {
+        Some(tls) => Some(dns_tls::open(tls, context, tasks, stop)?),
+        None => None,
+    };
     let options = dns::Options {
         workers: config.workers,
         zones: given.zones,
@@ -314,6 +321,10 @@ fn start_dns(
         single_answer: given.single_answer,
         nsid: given.nsid.unwrap_or_else(|| config.node.to_string()),
         version: given.version,
+        tls_listen: given.tls.map(|tls| tls.listen).unwrap_or_default(),
+        tls,
+        transfer_to: given.transfer_to,
+        query_log: given.query_log,
         listen,
         movable: proxy.exceptions(),
         upstreams: config.dns_upstreams.clone(),
@@ -332,6 +343,10 @@ fn start_dns(
                 .register(&context.metrics)
                 .map_err(|e| failed(&e))?;
             tracing::info!(addresses = ?server.addresses(), "dns listens");
+            if !server.tls_addresses().is_empty() {
+                tracing::info!(addresses = ?server.tls_addresses(), "dns over tls listens");
+            }
+            context.rooms_mut().dns = Some(server.explainer());
             let follower = server.follower();
             let told = listeners.send(Box::new(move |snapshot, changed| {
                 follower.published(snapshot, changed);
@@ -345,7 +360,9 @@ fn start_dns(
             Ok(())
         }
         // What was asked for by name must work; a default that doesn't fit this host must not keep the node down.
-        Err(error) if config.dns_listen.is_some() => Err(failed(&error)),
+        Err(error) if config.dns_listen.is_some() || config.dns.tls.is_some() => {
+            Err(failed(&error))
+        }
         Err(error) => {
             let why = format!("{} (set dns.listen)", chain(&error));
             tracing::warn!(%why, "dns does not listen");

@@ -5,12 +5,13 @@
 //! - `client`: talking to a node
 //! - `table`: tables for people
 //! - `manual`: completions and manual pages
-//! - `get`, `apply`, `env`, `check`, `events`, `describe`, `explain`, `export`: the commands that do more than one call
+//! - `get`, `apply`, `env`, `check`, `events`, `describe`, `explain`, `dig`, `export`: the commands that do more than one call
 
 pub mod apply;
 pub mod check;
 pub mod client;
 pub mod describe;
+pub mod dig;
 pub mod env;
 pub mod events;
 pub mod explain;
@@ -176,6 +177,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what a node's DNS would answer, where that comes from, and why
+    #[command(
+        after_help = "Examples:\n  heddle dig web.shop.svc.heddle.internal\n  heddle dig _http._tcp.web.shop.svc.heddle.internal SRV\n  heddle dig example.com --from 192.0.2.7"
+    )]
+    Dig(#[command(flatten)] dig::Options),
     /// Show what changed and why, newest last
     #[command(after_help = "Example: heddle events -n shop --since 10m --for service/web")]
     Events(#[command(flatten)] events::Options),
@@ -377,6 +383,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             namespace,
             json,
         } => explain::explain(&client()?, &what, namespace.as_deref(), json).await,
+        Command::Dig(options) => dig::dig(&client()?, &options).await,
         Command::Events(options) => events::events(&client()?, &options).await,
         Command::Export {
             namespace, output, ..

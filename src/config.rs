@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use model::service::CertificateFiles;
 use model::strict::{self, StrictError};
 use model::{DomainName, IpNet, Mesh, Name};
 use registry::join::MeshWish;
@@ -128,6 +129,21 @@ pub struct Dns {
     pub nsid: Option<String>,
     /// `dns.version`.
     pub version: Option<String>,
+    /// `dns.tls_listen` and what it needs; none: nothing is served by TLS.
+    pub tls: Option<DnsTls>,
+    /// `dns.transfer_to`.
+    pub transfer_to: Vec<IpNet>,
+    /// `dns.query_log`: one query in so many; 0: none.
+    pub query_log: u32,
+}
+
+/// DNS over TLS.
+#[derive(Debug, Clone)]
+pub struct DnsTls {
+    /// `dns.tls_listen`.
+    pub listen: Vec<SocketAddr>,
+    /// `dns.cert_file` and `dns.key_file`.
+    pub files: CertificateFiles,
 }
 
 impl Config {
@@ -385,7 +401,57 @@ fn check_dns(section: &DnsSection) -> Result<Dns, Refused> {
         single_answer: section.single_answer.unwrap_or(false),
         nsid: section.nsid.clone(),
         version: section.version.clone(),
+        tls: check_dns_tls(section)?,
+        transfer_to: check_transfer_to(&section.transfer_to)?,
+        query_log: section.query_log,
     })
+}
+
+fn check_dns_tls(section: &DnsSection) -> Result<Option<DnsTls>, Refused> {
+    if section.tls_listen.is_empty() {
+        let files = [&section.cert_file, &section.key_file];
+        if files.iter().any(|file| file.is_some()) {
+            let why = "nothing is served by TLS without it, and the certificate is not used";
+            return Err(("dns.tls_listen", why.to_owned()));
+        }
+        return Ok(None);
+    }
+    let needed = |key, file: &Option<String>| {
+        let why = || "dns.tls_listen needs it (PEM)".to_owned();
+        file.clone().ok_or_else(|| (key, why()))
+    };
+    Ok(Some(DnsTls {
+        listen: section.tls_listen.clone(),
+        files: CertificateFiles {
+            cert_file: needed("dns.cert_file", &section.cert_file)?,
+            key_file: needed("dns.key_file", &section.key_file)?,
+        },
+    }))
+}
+
+/// Networks, or addresses alone.
+fn check_transfer_to(texts: &[String]) -> Result<Vec<IpNet>, Refused> {
+    let refused = |text: &String, why: &str| ("dns.transfer_to", format!("`{text}` {why}"));
+    texts
+        .iter()
+        .map(|text| {
+            if let Ok(ip) = text.parse::<IpAddr>() {
+                let bits = if ip.is_ipv4() { 32 } else { 128 };
+                return IpNet::new(ip, bits).ok_or_else(|| refused(text, "is no address"));
+            }
+            text.parse()
+                .map_err(|error: model::net::IpNetError| match error {
+                    model::net::IpNetError::HostBits(_, net) => refused(
+                        text,
+                        &format!("has bits beyond its prefix: the network is {net}"),
+                    ),
+                    _ => refused(
+                        text,
+                        "is neither an address nor a network (as 192.0.2.53 and 10.0.7.0/24 are)",
+                    ),
+                })
+        })
+        .collect()
 }
 
 /// `zone=upstream`; a zone that comes again has several upstreams.

@@ -117,7 +117,11 @@ impl From<proxy::Totals> for Totals {
             received: totals.received,
             sent: totals.sent,
             unavailable: totals.unavailable,
-            durations: timed.then(|| totals.durations.to_vec()).unwrap_or_default(),
+            durations: if timed {
+                totals.durations.to_vec()
+            } else {
+                Vec::new()
+            },
         }
     }
 }

@@ -26,6 +26,19 @@ impl Access {
         access
     }
 
+    /// For whom it is, in words.
+    pub(crate) fn in_words(&self) -> String {
+        let text = |nets: &[IpNet]| {
+            let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+            nets.join(", ")
+        };
+        match &self.listed {
+            Some(listed) if listed.is_empty() => "nobody".to_owned(),
+            Some(listed) => text(listed),
+            None => format!("this host and {}", text(&self.near.load())),
+        }
+    }
+
     /// Takes over networks that containers got or lost.
     pub(crate) fn look_again(&self) {
         if self.listed.is_none() {

@@ -17,6 +17,7 @@ use crate::follow::Follower;
 use crate::forward::{self, Upstream};
 use crate::handler::{Client, Handler, Verdict};
 use crate::metrics::Metrics;
+use crate::serial::Serials;
 use crate::testing::{forwarder, large_world, settings};
 use crate::wire::HEADER;
 use crate::{resolv_conf, response, wire};
@@ -29,8 +30,10 @@ pub(crate) struct Both {
 
 impl Both {
     pub(crate) fn new(world: &crate::testing::World, single_answer: bool) -> Both {
+        let serials = Arc::<Serials>::default();
         let handler = || {
             let mut settings = settings();
+            settings.serials = serials.clone();
             settings.single_answer = single_answer;
             let forwarder = forwarder(&["192.0.2.1:53".parse().expect("an address")]);
             Handler::new(world.shared(), settings, forwarder, Metrics::new())
@@ -39,6 +42,7 @@ impl Both {
         let (follower, _) = Follower::new(
             fast.snapshots().clone(),
             fast.settings().name_servers.clone(),
+            serials.clone(),
             7,
         );
         Both {
@@ -82,7 +86,7 @@ fn asked(both: &mut Both, packet: &[u8], transport: Transport) {
             assert!(packet.len() < HEADER || packet[2] & 0x80 != 0);
             return;
         }
-        Outcome::Forward(_) => return,
+        Outcome::Forward(_) | Outcome::Transfer(_) => return,
     };
     assert_eq!(packet[2] & 0x80, 0, "an answer to an answer");
     assert_eq!(bytes[..2], packet[..2], "the id");

@@ -1,6 +1,7 @@
 //! One thread's part of answering: bytes in, bytes out, without a socket or a clock of its own.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
 use hickory_proto::op::ResponseCode;
@@ -12,8 +13,10 @@ use crate::follow::Follower;
 use crate::forward::{Asker, Key};
 use crate::handler::{Client, Handler, Pending, Verdict};
 use crate::metrics::Counts;
+use crate::query_log::{Sampler, Source};
 use crate::response;
 use crate::table::Table;
+use crate::transfer::Transfer;
 use crate::wire::{self, HEADER};
 
 /// Rotation positions; questions that share one only disturb each other's order.
@@ -30,6 +33,8 @@ pub(crate) enum Outcome {
     Reply(Vec<u8>),
     /// Wait for [`Handler::forward`], and send what it returns.
     Forward(Box<Pending>),
+    /// Send what [`Transfer::next`] returns, one after the other.
+    Transfer(Box<Transfer>),
 }
 
 /// An ordinary query that was read and not answered yet.
@@ -53,6 +58,7 @@ pub(crate) struct Core {
     snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     turns: Box<[u32]>,
     counts: Arc<Counts>,
+    sampler: Sampler,
 }
 
 impl Core {
@@ -62,6 +68,7 @@ impl Core {
             snapshots: Cache::new(handler.snapshots().clone()),
             turns: vec![0; TURNS].into(),
             counts: handler.metrics().counts(),
+            sampler: handler.query_log().sampler(),
             handler,
             follower,
         }
@@ -111,15 +118,21 @@ impl Core {
         client: Client,
         out: &mut [u8],
     ) -> Outcome {
+        let logged = self.sampler.is_turn().then(Instant::now);
         let fast = read.and_then(|read| self.fast(read, client, out));
-        if let Some((length, kind, code)) = fast {
+        if let Some((length, kind, code, source)) = fast {
             self.counts.answered(Some(kind), code);
+            if let Some(began) = logged {
+                let handler = &self.handler;
+                handler.log(packet, &client, code, source, began.elapsed());
+            }
             return Outcome::Written(length);
         }
         match self.handler.decide(packet, client) {
             Verdict::Silence => Outcome::Silence,
             Verdict::Reply(bytes) => Outcome::Reply(bytes),
             Verdict::Forward(pending) => Outcome::Forward(pending),
+            Verdict::Transfer(transfer) => Outcome::Transfer(transfer),
         }
     }
 
@@ -128,7 +141,7 @@ impl Core {
         read: &Read<'_>,
         client: Client,
         out: &mut [u8],
-    ) -> Option<(usize, u16, ResponseCode)> {
+    ) -> Option<(usize, u16, ResponseCode, Source)> {
         let Read { query, name, hash } = *read;
         let table = self.tables.load();
         if table.epoch != Some(self.snapshots.load().epoch) {
@@ -162,7 +175,7 @@ impl Core {
             turns[slot]
         };
         let (length, code) = fast::answer(table, &query, &found, &manner, turn, out)?;
-        Some((length, query.kind, code))
+        Some((length, query.kind, code, Source::Zone))
     }
 }
 
@@ -175,7 +188,7 @@ fn cached(
     name: &[u8],
     manner: &Manner<'_>,
     out: &mut [u8],
-) -> Option<(usize, u16, ResponseCode)> {
+) -> Option<(usize, u16, ResponseCode, Source)> {
     if !manner.recursion || wire::below(name, &table.zone.apex).is_some() {
         return None;
     }
@@ -195,6 +208,8 @@ fn cached(
     };
     let hit = handler.forwarder().cached(&key)?;
     let length = hit.stored.write(&asker, hit.age, out)?;
-    counts.hit(hit.age.is_none());
-    Some((length, query.kind, hit.stored.code()))
+    let stale = hit.age.is_none();
+    counts.hit(stale);
+    let source = if stale { Source::Stale } else { Source::Cache };
+    Some((length, query.kind, hit.stored.code(), source))
 }

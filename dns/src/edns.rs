@@ -1,6 +1,8 @@
-//! The OPT record of our responses (RFC 6891), with who we are (RFC 5001) and cookies (RFC 7873, RFC 9018).
+//! The OPT record of our responses (RFC 6891), with who we are (RFC 5001), cookies (RFC 7873, RFC 9018) and padding
+//! (RFC 7830).
 
 mod cookie;
+pub(crate) mod padding;
 
 pub(crate) use cookie::{Cookie, Jar, Secret};
 

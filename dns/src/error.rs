@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
     /// A listener could not be made.
-    #[error("can't listen for DNS on {address} ({transport}; {})", mend(.source))]
+    #[error("can't listen for DNS on {address} ({transport}; {})", mend(.source, *.transport))]
     Bind {
         /// As configured.
         address: SocketAddr,
-        /// UDP or TCP.
+        /// UDP, TCP or TLS.
         transport: Transport,
         /// What the system said.
         #[source]
@@ -42,7 +42,15 @@ impl fmt::Display for Transport {
 }
 
 /// What the user can do about it.
-fn mend(error: &io::Error) -> &'static str {
+fn mend(error: &io::Error, transport: Transport) -> &'static str {
+    if transport == Transport::Tls {
+        return match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another program serves this address: stop it, or choose another address in dns.tls_listen"
+            }
+            _ => "choose another address in dns.tls_listen",
+        };
+    }
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "another program serves this address, often systemd-resolved or dnsmasq: stop it, or choose another \

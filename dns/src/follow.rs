@@ -9,6 +9,7 @@ use model::name::ServiceKey;
 use model::snapshot::Snapshot;
 use tracing::error;
 
+use crate::serial::Serials;
 use crate::table::{Table, Updater};
 
 /// Told of each snapshot by whoever publishes them, so that a table costs what changed and not a look at every service.
@@ -43,9 +44,10 @@ impl Follower {
     pub(crate) fn new(
         snapshots: Arc<ArcSwap<Snapshot>>,
         name_servers: Vec<IpAddr>,
+        serials: Arc<Serials>,
         seed: u64,
     ) -> (Self, Updater) {
-        let mut updater = Updater::new(name_servers, seed);
+        let mut updater = Updater::new(name_servers, serials, seed);
         let table = updater.update(&snapshots.load(), None);
         let follower = Follower {
             shared: Arc::new(Shared {

@@ -35,8 +35,9 @@ pub(crate) use cache::{Cache, Flags, Hit, Key};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use exchange::{Asked, Case};
 use group::Group;
+pub(crate) use received::skip_name;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use received::{Response, is_bare_error, skip_name};
+pub(crate) use received::{Response, is_bare_error};
 pub(crate) use stored::{Asker, Stored};
 
 use crate::metrics::Metrics;
@@ -251,6 +252,13 @@ impl Forwarder {
             self.cache.forget_failures();
         }
         changed
+    }
+
+    /// Who would be asked about a name, and whether each answers.
+    pub(crate) fn servers_of(&self, name: &[u8]) -> Vec<(SocketAddr, bool)> {
+        let servers = self.group_of(name).servers();
+        let servers = servers.iter();
+        servers.map(|s| (s.address, s.answers())).collect()
     }
 
     /// Whether there is anybody to ask.

@@ -2,32 +2,38 @@
 
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 use model::domain::DomainName;
+use model::net::IpNet;
 use model::snapshot::Snapshot;
-use tokio::sync::OwnedSemaphorePermit;
-use tracing::debug;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::Access;
 use crate::answer::Answer;
 use crate::edns::{Jar, Opt, Secret};
 use crate::error::Transport;
-use crate::forward::{Asker, Flags, ForwardError, Forwarder, Key};
+use crate::forward::Forwarder;
 use crate::metrics::Metrics;
+use crate::query_log::{QueryLog, Source};
 use crate::request::{Packet, Request};
 use crate::response::{Frame, Names, absolute, limit};
 use crate::reverse::Reverse;
+use crate::serial::Serials;
+use crate::transfer::{Asked, MAX_TRANSFERS, Transfer};
 use crate::zone::Zone;
+
+pub(crate) use upstream::Response;
 
 /// How many names one may stand for, one after the other: more are taken for a circle.
 const MAX_ALIASES: usize = 8;
@@ -53,6 +59,8 @@ pub(crate) enum Verdict {
     Reply(Vec<u8>),
     /// Wait for [`Handler::forward`], and send what it returns.
     Forward(Box<Pending>),
+    /// Send what [`Transfer::next`] returns, one after the other. For connections only.
+    Transfer(Box<Transfer>),
 }
 
 /// What our own zones say to a question.
@@ -89,6 +97,12 @@ pub(crate) struct Settings {
     pub access: Access,
     /// What `version.bind` and `version.server` say; none: such questions are refused.
     pub version: Option<String>,
+    /// Who gets whole zones.
+    pub transfer_to: Vec<IpNet>,
+    /// Of our zones.
+    pub serials: Arc<Serials>,
+    /// Which queries are logged.
+    pub query_log: QueryLog,
 }
 
 /// Answers packets. Shared by all listeners.
@@ -101,6 +115,7 @@ pub(crate) struct Handler {
     metrics: Metrics,
     reverse: Reverse,
     turns: Vec<AtomicUsize>,
+    transfers: Arc<Semaphore>,
 }
 
 impl Handler {
@@ -118,6 +133,7 @@ impl Handler {
             metrics,
             reverse: Reverse::default(),
             turns: (0..TURNS).map(|_| AtomicUsize::new(0)).collect(),
+            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
         }
     }
 
@@ -129,12 +145,46 @@ impl Handler {
         &self.forwarder
     }
 
+    pub(crate) fn reverse(&self) -> &Reverse {
+        &self.reverse
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<ArcSwap<Snapshot>> {
         &self.snapshot
+    }
+
+    pub(crate) fn query_log(&self) -> &QueryLog {
+        &self.settings.query_log
+    }
+
+    /// Logs a query whose packet was answered.
+    pub(crate) fn log(
+        &self,
+        packet: &[u8],
+        client: &Client,
+        code: ResponseCode,
+        source: Source,
+        took: Duration,
+    ) {
+        let query = match Packet::read(packet) {
+            Packet::Silence => None,
+            Packet::Refusal(request, _) | Packet::Request(request) => request.query,
+        };
+        let log = self.query_log();
+        log.write(client, query.as_ref(), code, source, took);
+    }
+
+    pub(crate) fn serials(&self) -> &Serials {
+        &self.settings.serials
+    }
+
+    /// Leave to transfer a zone; `None` when as many are under way as may be.
+    pub(crate) fn transfer_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.transfers.clone().try_acquire_owned().ok()
     }
 
     /// Whether this client's questions about other zones are forwarded.
@@ -175,12 +225,26 @@ impl Handler {
             Packet::Request(request) => (request, None),
         };
         let frame = self.frame(&request, &client);
+        let mut source = Source::Nobody;
         let (code, bytes) = match (refusal, &request.query) {
             (Some(code), _) => (code, frame.code(code)),
             (None, None) => (ResponseCode::FormErr, frame.code(ResponseCode::FormErr)),
             (None, Some(query)) if query.query_class == DNSClass::CH => self.chaos(&frame, query),
+            (None, Some(query)) if is_transfer(query) => {
+                match self.transfer(&frame, &request, query, client) {
+                    Asked::Reply(code, bytes) => (code, bytes),
+                    Asked::Zone(transfer) => {
+                        let code = ResponseCode::NoError;
+                        self.count(&request, &client, code, Source::Zone, started);
+                        return Verdict::Transfer(transfer);
+                    }
+                }
+            }
             (None, Some(query)) => match self.own(&frame, query, &client) {
-                Own::Answered(code, bytes) => (code, bytes),
+                Own::Answered(code, bytes) => {
+                    source = Source::Zone;
+                    (code, bytes)
+                }
                 Own::Foreign { aliases } if aliases.is_empty() && self.is_trace(query) => {
                     (ResponseCode::Refused, frame.code(ResponseCode::Refused))
                 }
@@ -199,38 +263,11 @@ impl Handler {
                 },
             },
         };
-        self.count(&request, code, started);
+        self.count(&request, &client, code, source, started);
         Verdict::Reply(bytes)
     }
 
-    /// Asks the upstreams.
-    pub(crate) async fn forward(&self, pending: Box<Pending>) -> Vec<u8> {
-        let Pending {
-            request,
-            query,
-            aliases,
-            client,
-            started,
-            _permit,
-        } = *pending;
-        let frame = self.frame(&request, &client);
-        let asked = match aliases.last() {
-            None => self.ask(&frame, &query).await,
-            Some(alias) => self.follow(&frame, &query, &aliases, alias).await,
-        };
-        let (code, bytes) = match asked {
-            Ok(response) => response,
-            Err(error) => {
-                debug!(%query, %error, "dns query not answered by any upstream");
-                let code = ResponseCode::ServFail;
-                (code, frame.code(code))
-            }
-        };
-        self.count(&request, code, started);
-        bytes
-    }
-
-    fn frame<'a>(&'a self, request: &'a Request, client: &Client) -> Frame<'a> {
+    pub(crate) fn frame<'a>(&'a self, request: &'a Request, client: &Client) -> Frame<'a> {
         let edns = request.edns.as_ref();
         Frame {
             request,
@@ -242,11 +279,28 @@ impl Handler {
         }
     }
 
-    fn count(&self, request: &Request, code: ResponseCode, started: Instant) {
+    fn count(
+        &self,
+        request: &Request,
+        client: &Client,
+        code: ResponseCode,
+        source: Source,
+        started: Instant,
+    ) {
         let kind = request.query.as_ref().map(|query| query.query_type.into());
         let counts = self.metrics.shared();
         counts.answered(kind, code);
         counts.took(1, started.elapsed());
+        let log = self.query_log();
+        if log.is_turn() {
+            log.write(
+                client,
+                request.query.as_ref(),
+                code,
+                source,
+                started.elapsed(),
+            );
+        }
     }
 
     fn is_trace(&self, query: &Query) -> bool {
@@ -269,58 +323,6 @@ impl Handler {
             Some(text) => (ResponseCode::NoError, frame.chaos(query, text)),
             None => (ResponseCode::Refused, frame.code(ResponseCode::Refused)),
         }
-    }
-
-    async fn ask(
-        &self,
-        frame: &Frame<'_>,
-        query: &Query,
-    ) -> Result<(ResponseCode, Vec<u8>), ForwardError> {
-        let question = query.to_bytes().map_err(|_| ForwardError::NoAnswer)?;
-        let name = question[..question.len() - 4].to_ascii_lowercase();
-        let metadata = &frame.request.metadata;
-        let edns = frame.request.edns.as_ref();
-        let key = Key {
-            name: &name,
-            kind: query.query_type.into(),
-            flags: Flags {
-                recursion_desired: metadata.recursion_desired,
-                checking_disabled: metadata.checking_disabled,
-                authentic_data: metadata.authentic_data,
-                dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
-            },
-        };
-        let asker = Asker {
-            id: metadata.id.to_be_bytes(),
-            question: &question,
-            recursion_desired: metadata.recursion_desired,
-            checking_disabled: metadata.checking_disabled,
-            limit: frame.limit.into(),
-            opt: frame.opt,
-        };
-        let (stored, age) = self.forwarder.resolve(&key).await?;
-        let bytes = stored.to_vec(&asker, age).ok_or(ForwardError::NoAnswer)?;
-        Ok((stored.code(), bytes))
-    }
-
-    /// Asks for what the last alias has.
-    async fn follow(
-        &self,
-        frame: &Frame<'_>,
-        query: &Query,
-        aliases: &[DomainName],
-        alias: &DomainName,
-    ) -> Result<(ResponseCode, Vec<u8>), ForwardError> {
-        let name = absolute(alias).ok_or(ForwardError::NoAnswer)?;
-        let target = Query::query(name, query.query_type);
-        let frame_of_alias = Frame {
-            limit: u16::MAX,
-            opt: None,
-            ..*frame
-        };
-        let (_, bytes) = self.ask(&frame_of_alias, &target).await?;
-        let message = Message::from_vec(&bytes).map_err(|_| ForwardError::NoAnswer)?;
-        Ok(frame.answer_of_upstream(query, aliases, message))
     }
 
     fn own(&self, frame: &Frame<'_>, query: &Query, client: &Client) -> Own {
@@ -357,7 +359,7 @@ impl Handler {
             name = target;
             aliases.push(alias);
         };
-        let Some(names) = Names::new(&snapshot.mesh.zone, snapshot.revision) else {
+        let Some(names) = Names::new(&snapshot.mesh.zone, self.serials().of(snapshot.epoch)) else {
             return failed();
         };
         let labels: Vec<&[u8]> = name.iter().collect();
@@ -386,4 +388,8 @@ impl Handler {
         }
         self.forwarder.permit().ok_or(ResponseCode::ServFail)
     }
+}
+
+fn is_transfer(query: &Query) -> bool {
+    matches!(query.query_type, RecordType::AXFR | RecordType::IXFR)
 }

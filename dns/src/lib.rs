@@ -5,7 +5,7 @@
 //! * [`server`]: sockets; every listener is bound before any serves, and replies leave from the address that was asked
 //! * `workers`: threads that answer datagrams, each with a socket of its own
 //! * `udp`: datagrams with the local address they were sent to (`IP_PKTINFO`), which a wildcard listener needs
-//! * `tcp`: connections
+//! * `tcp`: connections; [`tls`]: those that begin with a handshake
 //! * `core`: bytes in, bytes out: the fast path where it can, the handler where it can't
 //! * `fast`, `table`: ordinary queries about our zone, answered with bytes that were made when the snapshot changed
 //! * `follow`: the thread that makes them
@@ -15,9 +15,11 @@
 //! * [`answer`]: what that is, in terms of the mesh
 //! * `response`: an answer becomes a message that keeps to the client's size
 //! * `edns`: the OPT record of our responses, with cookies
+//! * `transfer`: whole zones for secondaries; `serial`: how those learn of changes
 //! * `access`: whose questions about other zones are forwarded
 //! * [`forward`], `resolv_conf`: the upstreams, and what is kept of their answers
-//! * [`metrics`]: what is counted
+//! * [`metrics`]: what is counted; [`query_log`]: some queries, told
+//! * [`explain`]: what somebody would be answered, and why
 //! * `check`: what the fuzz targets do
 //!
 //! Messages are read and written with `hickory-proto`. The listeners are our own and not `hickory-server`'s, because
@@ -32,21 +34,26 @@ mod check;
 mod core;
 mod edns;
 pub mod error;
+pub mod explain;
 mod fast;
 mod follow;
 pub mod forward;
 mod handler;
 pub mod metrics;
+pub mod query_log;
 mod request;
 mod resolv_conf;
 mod response;
 pub mod reverse;
+mod serial;
 pub mod server;
 mod table;
 mod tcp;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "most of it is for tests"))]
 mod testing;
+pub mod tls;
+mod transfer;
 mod udp;
 mod wire;
 mod workers;
@@ -54,10 +61,12 @@ pub mod zone;
 
 pub use answer::{Answer, Data, Host};
 pub use error::DnsError;
+pub use explain::Explainer;
 pub use follow::Follower;
 pub use forward::Upstream;
 pub use metrics::Metrics;
 pub use server::{Options, Server};
+pub use tls::Tls;
 
 /// The bodies of the fuzz targets.
 #[cfg(feature = "fuzzing")]

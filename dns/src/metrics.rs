@@ -19,7 +19,7 @@ const BUCKETS: [u64; 14] = [
 ];
 
 /// Types with a label of their own, so that a client can't make series.
-const TYPES: [(u16, &str); 16] = [
+const TYPES: [(u16, &str); 17] = [
     (1, "A"),
     (28, "AAAA"),
     (33, "SRV"),
@@ -36,10 +36,11 @@ const TYPES: [(u16, &str); 16] = [
     (64, "SVCB"),
     (35, "NAPTR"),
     (252, "AXFR"),
+    (251, "IXFR"),
 ];
 
 /// As `dig` prints them.
-const CODES: [(ResponseCode, &str); 7] = [
+const CODES: [(ResponseCode, &str); 8] = [
     (ResponseCode::NoError, "NOERROR"),
     (ResponseCode::NXDomain, "NXDOMAIN"),
     (ResponseCode::ServFail, "SERVFAIL"),
@@ -47,9 +48,16 @@ const CODES: [(ResponseCode, &str); 7] = [
     (ResponseCode::FormErr, "FORMERR"),
     (ResponseCode::NotImp, "NOTIMP"),
     (ResponseCode::BADVERS, "BADVERS"),
+    (ResponseCode::NotAuth, "NOTAUTH"),
 ];
 
 const OTHER: &str = "other";
+
+/// A code as in labels.
+pub(crate) fn code_label(code: ResponseCode) -> &'static str {
+    let known = CODES.iter().find(|(known, _)| *known == code);
+    known.map_or(OTHER, |(_, label)| label)
+}
 
 /// Counters of one thread, or of several that count seldom. Those of two threads have no cache line in common, nor the
 /// two lines that processors fetch together.
@@ -120,6 +128,8 @@ pub struct Metrics {
     pub(crate) upstream_queries: IntCounterVec,
     /// Whether an upstream answers.
     pub(crate) upstream_up: IntGaugeVec,
+    /// Handshakes of DNS over TLS, by how they ended.
+    pub(crate) handshakes: IntCounterVec,
 }
 
 const QUERIES: (&str, &str) = (
@@ -165,6 +175,11 @@ impl Metrics {
                 &["upstream"],
             )
             .expect("the names and labels are valid"),
+            handshakes: counter(
+                "heddle_dns_tls_handshakes_total",
+                "TLS handshakes with clients of DNS over TLS",
+                &["result"],
+            ),
         }
     }
 
@@ -231,6 +246,7 @@ impl Collector for Metrics {
         all.extend(self.cache.desc());
         all.extend(self.upstream_queries.desc());
         all.extend(self.upstream_up.desc());
+        all.extend(self.handshakes.desc());
         all
     }
 
@@ -244,6 +260,7 @@ impl Collector for Metrics {
         families.push(self.cached(&sum));
         families.extend(self.upstream_queries.collect());
         families.extend(self.upstream_up.collect());
+        families.extend(self.handshakes.collect());
         families
     }
 }

@@ -4,7 +4,7 @@ use hickory_proto::op::{
     Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
 };
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::rr::{DNSClass, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 /// A request, as far as it could be read.
@@ -16,6 +16,8 @@ pub(crate) struct Request {
     pub query: Option<Query>,
     /// What the client said by an OPT record.
     pub edns: Option<ClientEdns>,
+    /// The serial of the SOA record that an IXFR request brings (RFC 1995, 3).
+    pub serial: Option<u32>,
 }
 
 /// What matters of a client's OPT record (RFC 6891).
@@ -77,6 +79,7 @@ impl Packet {
             metadata,
             query: None,
             edns: None,
+            serial: None,
         };
         match metadata.op_code {
             OpCode::Query => {}
@@ -104,13 +107,16 @@ impl Packet {
         let mut section = |count: u16, additional: bool| {
             Message::read_records(&mut decoder, count.into(), additional, OpCode::Query)
         };
-        let edns = section(counts.authorities, false)
-            .and_then(|_| section(counts.additionals, true))
-            .map(|(_, edns, _)| edns);
-        let Ok(edns) = edns else {
+        let rest = section(counts.authorities, false)
+            .and_then(|(authorities, _, _)| Ok((authorities, section(counts.additionals, true)?)));
+        let Ok((authorities, (_, edns, _))) = rest else {
             return Packet::Refusal(request, ResponseCode::FormErr);
         };
         request.edns = edns.as_ref().map(ClientEdns::new);
+        request.serial = authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(soa) => Some(soa.serial),
+            _ => None,
+        });
         if edns.is_some_and(|edns| edns.version() > 0) {
             return Packet::Refusal(request, ResponseCode::BADVERS);
         }
@@ -167,7 +173,6 @@ fn refused(request: &Request) -> Option<ResponseCode> {
         _ => return Some(ResponseCode::Refused),
     }
     match query.query_type {
-        RecordType::AXFR | RecordType::IXFR => Some(ResponseCode::Refused),
         RecordType::OPT | RecordType::TSIG => Some(ResponseCode::FormErr),
         RecordType::Unknown(TKEY | MAILB | MAILA) => Some(ResponseCode::NotImp),
         _ => None,

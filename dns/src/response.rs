@@ -46,7 +46,7 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    fn metadata(&self, code: ResponseCode, authoritative: bool) -> Metadata {
+    pub(crate) fn metadata(&self, code: ResponseCode, authoritative: bool) -> Metadata {
         let mut metadata = Metadata::response_from_request(&self.request.metadata);
         metadata.recursion_available = self.recursion;
         metadata.response_code = code;
@@ -125,6 +125,11 @@ impl Frame<'_> {
             code,
             self.encode(&metadata, answers, upstream.authorities, []),
         )
+    }
+
+    /// An authoritative response with these answers.
+    pub(crate) fn answered(&self, answers: Vec<Record>) -> Vec<u8> {
+        self.encode(&self.metadata(ResponseCode::NoError, true), answers, [], [])
     }
 
     /// The answer to a question about the server itself.
@@ -251,34 +256,34 @@ fn header_only(id: u16) -> Vec<u8> {
 }
 
 /// The names that records of the mesh's zone mention.
+#[derive(Debug)]
 pub(crate) struct Names {
     zone: Name,
     numbers: [u32; 5],
 }
 
 /// The numbers of an SOA record: serial, refresh, retry, expire, minimum.
-pub(crate) fn soa_numbers(revision: i64) -> [u32; 5] {
-    const REFRESH: u32 = 7200;
-    const RETRY: u32 = 1800;
+pub(crate) fn soa_numbers(serial: u32) -> [u32; 5] {
+    // A secondary is as far behind as anybody who keeps an answer, and no further.
+    const REFRESH: u32 = TTL;
+    const RETRY: u32 = TTL;
     const EXPIRE: u32 = 86_400;
-    // Serials are compared modulo 2^32 (RFC 1982), so the low half of the revision is what goes out.
-    let serial = (revision & i64::from(u32::MAX)).try_into().unwrap_or(0);
     [serial, REFRESH, RETRY, EXPIRE, TTL]
 }
 
 impl Names {
     /// `None` when the zone is no domain name, or one too long for names below it.
-    pub(crate) fn new(zone: &str, revision: i64) -> Option<Self> {
+    pub(crate) fn new(zone: &str, serial: u32) -> Option<Self> {
         let zone = Name::from_labels(zone.split('.').map(str::as_bytes)).ok()?;
         let names = Names {
             zone,
-            numbers: soa_numbers(revision),
+            numbers: soa_numbers(serial),
         };
         names.host(&Host::NameServer)?;
         Some(names)
     }
 
-    fn below(&self, labels: &[String]) -> Option<Name> {
+    pub(crate) fn below(&self, labels: &[String]) -> Option<Name> {
         let labels = labels.iter().map(String::as_bytes);
         Name::from_labels(labels.chain(self.zone.iter())).ok()
     }
@@ -292,7 +297,7 @@ impl Names {
         self.record(owner, &Data::Authority)
     }
 
-    fn record(&self, owner: Name, data: &Data) -> Option<Record> {
+    pub(crate) fn record(&self, owner: Name, data: &Data) -> Option<Record> {
         let data = match data {
             Data::Address(IpAddr::V4(address)) => RData::A(A(*address)),
             Data::Address(IpAddr::V6(address)) => RData::AAAA(AAAA(*address)),

@@ -123,6 +123,13 @@ pub(crate) fn name(address: IpAddr) -> Vec<u8> {
     name
 }
 
+/// The reverse name of an address, with a dot at its end.
+pub fn name_of(address: IpAddr) -> String {
+    let wire = name(address);
+    let labels = wire::labels(&wire).map(String::from_utf8_lossy);
+    labels.map(|label| format!("{label}.")).collect()
+}
+
 /// Where in an address' reverse name the apex of its reverse zone begins; `None` when it is in none of `ranges`.
 pub(crate) fn apex(address: IpAddr, ranges: &[IpNet]) -> Option<usize> {
     let bits = if address.is_ipv4() { 32 } else { 128 };

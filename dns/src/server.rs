@@ -1,5 +1,6 @@
 //! Sockets: every listener is bound before any serves.
 
+mod bind;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,6 @@ use arc_swap::ArcSwap;
 use model::domain::DomainName;
 use model::net::IpNet;
 use model::snapshot::Snapshot;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,14 +23,20 @@ use tracing::{debug, error, info};
 use crate::access::Access;
 use crate::core::Core;
 use crate::error::{DnsError, Transport};
+use crate::explain::Explainer;
 use crate::follow::Follower;
 use crate::forward::{ForwardOptions, Forwarder, Upstream};
 use crate::handler::{Handler, Settings};
 use crate::metrics::Metrics;
+use crate::query_log::QueryLog;
+use crate::serial::Serials;
 use crate::table::Updater;
 use crate::tcp::{self, Answering, Desk, restarted};
+use crate::tls::{self, Tls};
 use crate::udp;
 use crate::workers::{Forwarded, Workers};
+
+use bind::{Listener, bind_both, bind_tcp, failed};
 
 pub use crate::tcp::{MAX_CONNECTIONS, MAX_PIPELINED};
 
@@ -40,14 +46,6 @@ pub const DEFAULT_CACHE: usize = 16 << 20;
 /// How often this host's networks are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How often a free port is sought that both UDP and TCP can have.
-const PORT_TRIES: usize = 16;
-
-const BACKLOG: i32 = 1024;
-
-/// Bytes of a UDP socket's receive buffer, some 2,000 queries.
-const RECEIVE_BUFFER: usize = 4 << 20;
-
 /// What a server needs to know.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -56,6 +54,10 @@ pub struct Options {
     /// Of `listen`, those that are served at a free port of the same address when their own is taken, as by a dnsmasq on
     /// all addresses. Who starts the server then leads queries there, as [`Server::moved`] says.
     pub movable: Vec<SocketAddr>,
+    /// Served by TLS each, where there is [`Options::tls`].
+    pub tls_listen: Vec<SocketAddr>,
+    /// What handshakes are done with.
+    pub tls: Option<Tls>,
     /// Asked for every other zone, in this order; none: those get SERVFAIL.
     pub upstreams: Vec<Upstream>,
     /// What is answered from. Before the first sync it is to have the mesh's zone already: names in it get SERVFAIL
@@ -78,6 +80,10 @@ pub struct Options {
     pub nsid: String,
     /// What `version.bind` says; none: such questions are refused.
     pub version: Option<String>,
+    /// Who gets whole zones (AXFR), by connections only.
+    pub transfer_to: Vec<IpNet>,
+    /// Logs one query in so many; 0: none.
+    pub query_log: u32,
 }
 
 impl Default for Options {
@@ -85,6 +91,8 @@ impl Default for Options {
         Options {
             listen: Vec::new(),
             movable: Vec::new(),
+            tls_listen: Vec::new(),
+            tls: None,
             upstreams: vec![Upstream::System],
             zones: Vec::new(),
             cache: DEFAULT_CACHE,
@@ -95,6 +103,8 @@ impl Default for Options {
             single_answer: false,
             nsid: String::new(),
             version: None,
+            transfer_to: Vec::new(),
+            query_log: 0,
         }
     }
 }
@@ -104,17 +114,11 @@ impl Default for Options {
 pub struct Server {
     listeners: Vec<Listener>,
     moved: Vec<(SocketAddr, u16)>,
+    tls_listeners: Vec<(SocketAddr, std::net::TcpListener)>,
+    tls: Option<Tls>,
     handler: Arc<Handler>,
     follower: Follower,
     updater: Updater,
-}
-
-#[derive(Debug)]
-struct Listener {
-    address: SocketAddr,
-    /// One for each worker.
-    udp: Vec<std::net::UdpSocket>,
-    tcp: std::net::TcpListener,
 }
 
 impl Server {
@@ -142,6 +146,11 @@ impl Server {
             };
             listeners.push(listener);
         }
+        let mut tls_listeners = Vec::with_capacity(options.tls_listen.len());
+        for address in options.tls.iter().flat_map(|_| &options.tls_listen) {
+            let bound = bind_tcp(*address).and_then(|tcp| Ok((tcp.local_addr()?, tcp)));
+            tls_listeners.push(bound.map_err(failed(*address, Transport::Tls))?);
+        }
         let mut own: Vec<SocketAddr> = listeners.iter().map(|l| l.address).collect();
         info!(addresses = ?own, "dns server bound");
         own.extend(moved.iter().map(|(address, _)| *address));
@@ -156,9 +165,11 @@ impl Server {
         name_servers.retain(|address| !address.is_unspecified());
         name_servers.sort_unstable();
         name_servers.dedup();
+        let serials = Arc::<Serials>::default();
         let (follower, updater) = Follower::new(
             options.snapshot.clone(),
             name_servers.clone(),
+            serials.clone(),
             rand::random(),
         );
         let settings = Settings {
@@ -167,6 +178,9 @@ impl Server {
             single_answer: options.single_answer,
             access: Access::new(options.clients),
             version: options.version,
+            transfer_to: options.transfer_to,
+            serials,
+            query_log: QueryLog::new(options.query_log),
         };
         let metrics = Metrics::new();
         let forwarder = Arc::new(Forwarder::new(forwarding, metrics.clone()));
@@ -174,6 +188,8 @@ impl Server {
         Ok(Server {
             listeners,
             moved,
+            tls_listeners,
+            tls: options.tls,
             handler: Arc::new(handler),
             follower,
             updater,
@@ -185,6 +201,12 @@ impl Server {
         self.listeners.iter().map(|l| l.address).collect()
     }
 
+    /// Where it listens for TLS, as [`Server::addresses`].
+    pub fn tls_addresses(&self) -> Vec<SocketAddr> {
+        let all = self.tls_listeners.iter();
+        all.map(|(address, _)| *address).collect()
+    }
+
     /// Addresses of [`Options::movable`] whose port was taken, and the port of the same address that is listened on
     /// instead.
     pub fn moved(&self) -> &[(SocketAddr, u16)] {
@@ -194,6 +216,11 @@ impl Server {
     /// What it counts, to be registered once.
     pub fn metrics(&self) -> Metrics {
         self.handler.metrics().clone()
+    }
+
+    /// Says what somebody would be answered, and why.
+    pub fn explainer(&self) -> Explainer {
+        Explainer::new(self.handler.clone())
     }
 
     /// Whom to tell of each snapshot. Telling nobody works too, at the price that [`Follower`] names.
@@ -243,6 +270,24 @@ impl Server {
                 Err(error) => error!(%address, %error, "dns is not served over tcp"),
             }
         }
+        for (address, listener) in self.tls_listeners {
+            let Some(tls) = self.tls.clone() else {
+                continue;
+            };
+            let open = tls::Handshake {
+                tls,
+                metrics: handler.metrics().clone(),
+            };
+            match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let (listener, answering) = (Arc::new(listener), answering.clone());
+                    tasks.spawn(restarted(address, Transport::Tls, move || {
+                        tcp::serve(listener.clone(), open.clone(), answering.clone())
+                    }));
+                }
+                Err(error) => error!(%address, %error, "dns is not served over tls"),
+            }
+        }
         let workers = Workers::start(sockets, core, &forward);
         if let Err(error) = &workers {
             error!(%error, "dns is not served over udp");
@@ -279,84 +324,4 @@ async fn forward_all(
             }
         });
     }
-}
-
-fn bind_both(address: SocketAddr, workers: usize) -> Result<Listener, DnsError> {
-    let failed = |transport| {
-        move |source| DnsError::Bind {
-            address,
-            transport,
-            source,
-        }
-    };
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let udp = bind_udp(address, false).map_err(failed(Transport::Udp))?;
-        let bound = udp.local_addr().map_err(failed(Transport::Udp))?;
-        match bind_tcp(bound) {
-            Ok(tcp) => {
-                let udp = bind_more(udp, bound, workers).map_err(failed(Transport::Udp))?;
-                return Ok(Listener {
-                    address: bound,
-                    udp,
-                    tcp,
-                });
-            }
-            // The free port that UDP got may be taken for TCP.
-            Err(error)
-                if address.port() == 0
-                    && error.kind() == io::ErrorKind::AddrInUse
-                    && tries < PORT_TRIES => {}
-            Err(error) => return Err(failed(Transport::Tcp)(error)),
-        }
-    }
-}
-
-/// The first socket was bound to have the address alone: another heddle, which would share it without a word, is found
-/// out by that. From then on it shares with the others.
-fn bind_more(
-    first: std::net::UdpSocket,
-    bound: SocketAddr,
-    workers: usize,
-) -> io::Result<Vec<std::net::UdpSocket>> {
-    SockRef::from(&first).set_reuse_port(true)?;
-    let mut all = vec![first];
-    while all.len() < workers {
-        all.push(bind_udp(bound, true)?);
-    }
-    Ok(all)
-}
-
-fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_port(shared)?;
-    // What arrives while all cores are busy waits rather than being lost; the system may grant less.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // Connections of a predecessor that wait for their end must not keep a restart from binding.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

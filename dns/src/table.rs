@@ -47,19 +47,19 @@ impl Table {
             soa: std::sync::Arc::new([]),
             index: Index::new(seed),
         };
-        table.describe(&Snapshot::default());
+        table.describe(&Snapshot::default(), 0);
         table.epoch = None;
         table
     }
 
     /// Takes over what belongs to the snapshot as a whole.
-    fn describe(&mut self, snapshot: &Snapshot) {
+    fn describe(&mut self, snapshot: &Snapshot, serial: u32) {
         self.epoch = Some(snapshot.epoch);
         self.synced = snapshot.freshness != Freshness::Unsynced;
         if *self.zone.text != *snapshot.mesh.zone {
             self.zone = ZoneNames::new(&snapshot.mesh.zone);
         }
-        self.soa = self.zone.soa(snapshot.revision).into();
+        self.soa = self.zone.soa(serial).into();
     }
 }
 
@@ -96,7 +96,7 @@ impl ZoneNames {
         self.name(labels.iter().map(|label| label.as_bytes()))
     }
 
-    fn soa(&self, revision: i64) -> Vec<u8> {
+    fn soa(&self, serial: u32) -> Vec<u8> {
         let mut data = Vec::with_capacity(128);
         for name in [
             self.host(&Host::NameServer),
@@ -104,7 +104,7 @@ impl ZoneNames {
         ] {
             data.extend(name.unwrap_or_else(|| vec![0]));
         }
-        for number in crate::response::soa_numbers(revision) {
+        for number in crate::response::soa_numbers(serial) {
             data.extend(number.to_be_bytes());
         }
         data

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::core::{Core, Outcome};
+use crate::edns::padding;
 use crate::error::Transport;
 use crate::handler::{Client, Handler};
 
@@ -197,6 +198,7 @@ async fn questions(
         if !there.unwrap_or(Ok(false))? {
             return Ok(());
         }
+        let padded = client.transport == Transport::Tls && padding::is_wanted(&packet);
         let outcome = {
             let desk = &answering.desk;
             let mut desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,10 +206,33 @@ async fn questions(
         };
         match outcome {
             Outcome::Silence | Outcome::Written(_) => return Ok(()),
-            Outcome::Reply(bytes) => {
+            Outcome::Reply(mut bytes) => {
+                if padded {
+                    padding::pad(&mut bytes);
+                }
                 if responses.send(bytes).await.is_err() {
                     return Ok(());
                 }
+            }
+            Outcome::Transfer(mut transfer) => {
+                let (responses, handler) = (responses.clone(), answering.handler.clone());
+                let shutdown = answering.shutdown.clone();
+                tokio::spawn(async move {
+                    let send = async {
+                        while let Some(mut bytes) = transfer.next(&handler) {
+                            if padded {
+                                padding::pad(&mut bytes);
+                            }
+                            // The client may be gone.
+                            if responses.send(bytes).await.is_err() {
+                                return;
+                            }
+                            // Making a message takes longer than handing it on.
+                            tokio::task::yield_now().await;
+                        }
+                    };
+                    shutdown.run_until_cancelled(send).await;
+                });
             }
             Outcome::Forward(pending) => {
                 let Ok(slot) = pipelined.clone().acquire_owned().await else {
@@ -217,7 +242,10 @@ async fn questions(
                 let shutdown = answering.shutdown.clone();
                 tokio::spawn(async move {
                     let forward = handler.forward(pending);
-                    if let Some(bytes) = shutdown.run_until_cancelled(forward).await {
+                    if let Some(mut bytes) = shutdown.run_until_cancelled(forward).await {
+                        if padded {
+                            padding::pad(&mut bytes);
+                        }
                         // The client may be gone.
                         let _ = responses.send(bytes).await;
                     }

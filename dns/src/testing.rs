@@ -23,6 +23,7 @@ use crate::access::Access;
 use crate::forward::{ForwardOptions, Forwarder, Stored, Upstream};
 use crate::handler::Settings;
 use crate::metrics::Metrics;
+use crate::query_log::QueryLog;
 
 #[cfg(test)]
 pub(crate) use upstream::{FakeUpstream, response};
@@ -45,6 +46,9 @@ pub(crate) fn settings() -> Settings {
         single_answer: false,
         access: Access::new(Some(private.map(|net| net.parse().unwrap()).to_vec())),
         version: None,
+        transfer_to: Vec::new(),
+        serials: Arc::default(),
+        query_log: QueryLog::default(),
     }
 }
 

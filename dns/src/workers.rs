@@ -147,7 +147,8 @@ impl Worker {
         };
         let out = replies.room(index);
         match core.answer_read(packets.bytes(index), read, client, out) {
-            Outcome::Silence => {}
+            // Nobody gets a zone by datagrams.
+            Outcome::Silence | Outcome::Transfer(_) => {}
             Outcome::Written(length) => {
                 replies.ready(index, length);
                 return true;

@@ -3,6 +3,7 @@
 //! Kubernetes DNS specification 1.1.0. Names are taken as labels in lower case, so that a label's bytes (a dot among
 //! them, say) can't be mistaken for structure.
 
+mod named;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,8 @@ use model::snapshot::{EndpointView, Freshness, PortView, ServiceView, Snapshot};
 
 use crate::answer::{Answer, Data, Host, dashed};
 use crate::reverse::{Reverse, ReverseName};
+
+pub(crate) use named::{Named, named};
 
 /// The version of the specification that `dns-version.<zone>` states.
 pub const SPECIFICATION: &str = "1.1.0";
@@ -39,7 +42,7 @@ pub struct Zone<'a> {
 impl Zone<'_> {
     /// The answer to a question of class IN. `labels` are in lower case, the leftmost first, without the root.
     pub fn answer(&self, labels: &[&[u8]], kind: RecordType) -> Answer {
-        if let Some(below) = self.below_apex(labels) {
+        if let Some(below) = below_apex(self.snapshot, labels) {
             if self.snapshot.freshness == Freshness::Unsynced {
                 return Answer::Unknown;
             }
@@ -54,19 +57,6 @@ impl Zone<'_> {
                 None => Answer::Foreign,
             },
         }
-    }
-
-    /// The labels below the zone's apex, when the name is in the zone.
-    fn below_apex<'l, 'b>(&self, labels: &'l [&'b [u8]]) -> Option<&'l [&'b [u8]]> {
-        let mut below = labels;
-        for apex_label in self.snapshot.mesh.zone.rsplit('.') {
-            let (last, rest) = below.split_last()?;
-            if *last != apex_label.as_bytes() {
-                return None;
-            }
-            below = rest;
-        }
-        Some(below)
     }
 
     /// `None`: no such name. An empty list: no such type there.
@@ -246,6 +236,19 @@ impl Zone<'_> {
     }
 }
 
+/// The labels below the zone's apex, when the name is in the zone.
+fn below_apex<'l, 'b>(snapshot: &Snapshot, labels: &'l [&'b [u8]]) -> Option<&'l [&'b [u8]]> {
+    let mut below = labels;
+    for apex_label in snapshot.mesh.zone.rsplit('.') {
+        let (last, rest) = below.split_last()?;
+        if *last != apex_label.as_bytes() {
+            return None;
+        }
+        below = rest;
+    }
+    Some(below)
+}
+
 /// `make`'s records when they were asked for; ANY asks for them too, so that it can tell whether there are any.
 fn of_kind(kind: RecordType, wanted: RecordType, make: impl FnOnce() -> Vec<Data>) -> Vec<Data> {
     if kind == wanted || kind == RecordType::ANY {
@@ -335,6 +338,11 @@ fn place(endpoint: &EndpointView, address: IpAddr) -> Place {
 fn published(service: &ServiceView, endpoint: &EndpointView) -> bool {
     let all = service.service.spec.dns.publish_not_ready_addresses;
     endpoint.ready() || (all && !endpoint.addresses().is_empty())
+}
+
+/// Whether the zone has a use of its own for a label right below the apex.
+pub(crate) fn is_reserved(label: &[u8]) -> bool {
+    matches!(label, b"svc" | b"node" | b"dns" | b"dns-version")
 }
 
 /// The text of a name whose labels are such as users may write.

@@ -48,4 +48,4 @@ pub use http::fuzzing;
 pub use metrics::{BOUNDS as DURATION_BOUNDS, Metrics, Totals, Traffic};
 pub use options::{Forwarding, Options, VipMode};
 pub use proxy::{Drained, Proxy};
-pub use tls::TlsStatus;
+pub use tls::{Certificate, TlsStatus};

@@ -6,6 +6,7 @@
 //!   ones here that touch a disk
 //! * `server`: handshakes with clients; `names`: which certificate a client is shown
 //! * [`client`]: handshakes with endpoints
+//! * [`Certificate`]: one for a door of the node that is no service's port
 //! * `x509`: what a certificate says of itself
 //!
 //! # Cost
@@ -13,6 +14,7 @@
 //! worker's own thread; tickets (RFC 5077; RFC 8446, 4.6.1) are sealed with keys that all workers share, so that a
 //! session goes on whichever of them its client meets next.
 
+mod certificate;
 pub(crate) mod client;
 mod files;
 mod keeper;
@@ -29,6 +31,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 
+pub use certificate::Certificate;
 pub(crate) use client::{ClientSide, H2, dial};
 pub(crate) use keeper::Keeper;
 pub(crate) use server::accept;

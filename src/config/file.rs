@@ -183,6 +183,17 @@ section! {
         nsid: Option<String> = "the node's name",
         /// what `version.bind` says; without it such questions are refused
         version: Option<String> = "",
+        /// where DNS is served over TLS (RFC 7858): `["192.0.2.2:853"]`; needs both files
+        /// ([DNS](dns.md#dns-over-tls))
+        tls_listen: Vec<SocketAddr> = "`[]`",
+        /// PEM certificate, with those between it and its authority; read again when it changes
+        cert_file: Option<String> = "",
+        /// PEM key of that certificate
+        key_file: Option<String> = "",
+        /// addresses and networks that may copy the zone (AXFR): `["192.0.2.53"]` ([DNS](dns.md#secondaries))
+        transfer_to: Vec<String> = "`[]`",
+        /// log one query in so many; 0: none
+        query_log: u32 = "`0`",
     }
 }
 

@@ -10,6 +10,10 @@ use super::{ConfigError, file};
 
 /// What there is to know of a key.
 #[derive(Debug)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "a test writes the reference of it")
+)]
 pub(super) struct Key {
     /// With its section: `node.name`.
     pub(super) name: &'static str,

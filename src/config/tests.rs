@@ -52,6 +52,11 @@ clients = ["10.0.0.0/8"]
 single_answer = false
 nsid = "n1"
 version = "heddle"
+tls_listen = ["10.96.0.10:853"]
+cert_file = "/etc/heddle/dns.pem"
+key_file = "/etc/heddle/dns.key"
+transfer_to = ["192.0.2.53", "10.0.7.0/24"]
+query_log = 100
 
 [admin]
 socket = "/run/heddle/heddle.sock"
@@ -199,6 +204,33 @@ fn what_is_wrong_is_named_with_its_key() {
         ("[dns]\nupstreams = [\"dns.example\"]", "dns.upstreams"),
         ("[dns]\nlisten = [\"10.96.0.10\"]", "dns.listen"),
         (
+            "[dns]\ntls_listen = [\"127.0.0.1:853\"]\ncert_file = \"/c.pem\"",
+            "dns.key_file: dns.tls_listen needs it",
+        ),
+        (
+            "[dns]\ntls_listen = [\"127.0.0.1:853\"]",
+            "dns.cert_file: dns.tls_listen needs it",
+        ),
+        (
+            "[dns]\nkey_file = \"/k.pem\"",
+            "dns.tls_listen: nothing is served by TLS without it",
+        ),
+        (
+            "[dns]\ntransfer_to = [\"ns2.example\"]",
+            "dns.transfer_to: `ns2.example` is neither an address nor a network",
+        ),
+        (
+            "[dns]\ntransfer_to = [\"192.0.2.1/24\"]",
+            "dns.transfer_to: `192.0.2.1/24`",
+        ),
+        ("[dns]\nquery_log = -1", "dns.query_log"),
+        ("[dns]\ncache_size = 16", "dns.cache_size"),
+        ("[dns]\nclients = [\"here\"]", "dns.clients"),
+        ("[dns]\nsingle_answer = \"yes\"", "dns.single_answer"),
+        ("[dns]\nzones = [\"corp.example\"]", "dns.zones"),
+        ("[dns]\nzones = [\"a..b=10.0.0.53\"]", "dns.zones"),
+        ("[dns]\nzones = [\"corp.example=dns\"]", "dns.zones"),
+        (
             "[docker]\nsocket = \"/var/run/docker.sock\"",
             "docker.socket",
         ),
@@ -224,4 +256,33 @@ fn a_bad_variable_is_named() {
         error,
         "HEDDLE_PROXY_WORKERS: proxy.workers: `many` is not a number"
     );
+}
+
+#[test]
+fn the_keys_of_dns_say_what_they_say() {
+    let config = parse(FULL).unwrap();
+    let dns = config.dns;
+    assert_eq!(dns.zones.len(), 1);
+    assert_eq!(dns.cache, 16 << 20);
+    assert_eq!(dns.clients.map(|all| all.len()), Some(1));
+    assert_eq!(dns.nsid.as_deref(), Some("n1"));
+    assert_eq!(dns.version.as_deref(), Some("heddle"));
+    let tls = dns.tls.unwrap();
+    assert_eq!(tls.listen, ["10.96.0.10:853".parse().unwrap()]);
+    assert_eq!(tls.files.cert_file, "/etc/heddle/dns.pem");
+    assert_eq!(tls.files.key_file, "/etc/heddle/dns.key");
+    let networks: Vec<String> = dns.transfer_to.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["192.0.2.53/32", "10.0.7.0/24"]);
+    assert_eq!(dns.query_log, 100);
+
+    let two =
+        "[dns]\nzones = [\"a.example=10.0.0.1\", \"b.example=system\", \"a.example=10.0.0.2:54\"]";
+    let zones = parse(two).unwrap().dns.zones;
+    let upstreams = |index: usize| zones[index].1.len();
+    assert_eq!((zones.len(), upstreams(0), upstreams(1)), (2, 2, 1));
+    let single = parse("[dns]\nsingle_answer = true").unwrap().dns;
+    assert!(single.single_answer && single.tls.is_none() && single.transfer_to.is_empty());
+    let long = format!("[dns]\nversion = \"{}\"", "x".repeat(256));
+    let error = parse(&long).unwrap_err().to_string();
+    assert!(error.contains("dns.version: at most 255 bytes"), "{error}");
 }

@@ -16,11 +16,13 @@
 //! - here: the daemon, from its start to its end
 //! - `podman`: Podman in Docker's place
 //! - `containers`: what tests do with containers
+//! - `resolvers`: images that look names up
 //! - `host`: the namespaces and control groups of a host
 
 mod containers;
 mod host;
 mod podman;
+pub mod resolvers;
 
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;

@@ -36,6 +36,8 @@ pub struct NodeOptions<'a> {
     pub vip_range: &'a str,
     /// Where DNS listens.
     pub dns: &'a str,
+    /// More keys of `[dns]`.
+    pub dns_keys: &'a str,
     /// More configuration: whole sections, or keys of the last one.
     pub extra: &'a str,
 }
@@ -51,6 +53,7 @@ impl Default for NodeOptions<'_> {
             address: None,
             vip_range: "",
             dns: "127.0.0.1:0",
+            dns_keys: "",
             extra: "",
         }
     }
@@ -107,13 +110,14 @@ impl Node {
         };
         let text = format!(
             "[node]\nname = \"{}\"\n{address}state_dir = \"{}\"\n{registry}{docker}\
-             [resources]\npath = \"{}\"\n[mesh]\nvip_range = [\"{}\"]\n[dns]\nlisten = [\"{}\"]\n\
+             [resources]\npath = \"{}\"\n[mesh]\nvip_range = [\"{}\"]\n[dns]\nlisten = [\"{}\"]\n{}\n\
              [admin]\nsocket = \"{}\"\nlisten = \"127.0.0.1:0\"\n[proxy]\nworkers = 2\n{}",
             options.name,
             at("state"),
             at("resources"),
             vip_range,
             options.dns,
+            options.dns_keys,
             at("heddle.sock"),
             options.extra,
         );

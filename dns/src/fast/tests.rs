@@ -235,7 +235,7 @@ fn a_table_that_is_behind_is_not_answered_from() {
     let mut world = world();
     let shared = world.shared();
     let handler = Handler::new(shared.clone(), settings(), forwarder(&[]), Metrics::new());
-    let (follower, mut updater) = Follower::new(shared.clone(), Vec::new(), 7);
+    let (follower, mut updater) = Follower::new(shared.clone(), Vec::new(), Default::default(), 7);
     let mut both = Both {
         core: Core::new(handler.into(), follower.clone()),
         slow: Both::new(&world, false).slow,

@@ -64,6 +64,11 @@ impl Server {
         self.failures.load(Ordering::Relaxed) >= DOWN
     }
 
+    /// Whether it is asked in its turn: it answers, and does not lead back here.
+    pub(super) fn answers(&self) -> bool {
+        !self.is_down() && !self.looping.load(Ordering::Relaxed)
+    }
+
     /// Says it once when an upstream stops answering, and once when it answers again.
     fn note(&self, result: Result<&Stored, &io::Error>) {
         let label = self.address.to_string();
@@ -130,12 +135,18 @@ impl Server {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
-        let result = result.map(|Answered { stored, case_kept }| {
-            if case == Case::Mixed {
-                self.note_case(case_kept);
-            }
-            stored
-        });
+        let result = result.map(
+            |Answered {
+                 mut stored,
+                 case_kept,
+             }| {
+                if case == Case::Mixed {
+                    self.note_case(case_kept);
+                }
+                stored.set_upstream(self.address);
+                stored
+            },
+        );
         self.note(result.as_ref());
         result
     }

@@ -1,5 +1,6 @@
 //! An upstream's response as it is kept: as the bytes that came, so that record types nobody here knows stay whole.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -31,6 +32,8 @@ pub(crate) struct Stored {
     times: Vec<u16>,
     code: ResponseCode,
     life: Option<u32>,
+    /// Who said so.
+    upstream: Option<SocketAddr>,
 }
 
 /// Whom a response is written for.
@@ -92,6 +95,7 @@ impl Stored {
             times,
             code,
             life: life.filter(|life| *life > 0),
+            upstream: None,
         })
     }
 
@@ -103,6 +107,15 @@ impl Stored {
     /// Bytes that it takes.
     pub(super) fn size(&self) -> usize {
         self.bytes.len() + 2 * self.times.len()
+    }
+
+    /// Notes who said so.
+    pub(super) fn set_upstream(&mut self, upstream: SocketAddr) {
+        self.upstream = Some(upstream);
+    }
+
+    pub(crate) fn upstream(&self) -> Option<SocketAddr> {
+        self.upstream
     }
 
     pub(crate) fn code(&self) -> ResponseCode {

@@ -1,3 +1,5 @@
+mod tls;
+
 use std::process::Command;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};

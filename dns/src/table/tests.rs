@@ -1,11 +1,13 @@
 //! A table that followed every change is the table that would be made anew.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use model::name::ServiceKey;
 use proptest::prelude::*;
 
 use super::*;
+use crate::serial::Serials;
 use crate::testing::{World, key};
 
 const SERVICES: [&str; 4] = ["a/one", "a/two", "b/one", "c/three"];
@@ -47,7 +49,8 @@ proptest! {
     fn following_changes_comes_to_the_same_as_starting_anew(steps in steps()) {
         let servers = vec!["10.96.0.10".parse().unwrap()];
         let mut world = World::new();
-        let mut updater = Updater::new(servers.clone(), 1);
+        let serials = Arc::<Serials>::default();
+        let mut updater = Updater::new(servers.clone(), serials.clone(), 1);
         let mut changed: Vec<ServiceKey> = Vec::new();
         updater.update(&world.snapshot(), None);
         for step in steps.into_iter().chain([Step::Update(true)]) {
@@ -77,7 +80,7 @@ proptest! {
                     let hint = told.then(|| std::mem::take(&mut changed));
                     changed.clear();
                     let table = updater.update(&world.snapshot(), hint.as_deref());
-                    let anew = Updater::new(servers.clone(), 2).update(&world.snapshot(), None);
+                    let anew = Updater::new(servers.clone(), serials.clone(), 2).update(&world.snapshot(), None);
                     prop_assert_eq!(all(&table), all(&anew));
                 }
             }
@@ -94,8 +97,10 @@ fn one_change_among_many_services_leaves_the_other_entries_where_they_are() {
         let address = format!("172.17.1.{index}:80").parse().unwrap();
         world.endpoints(&format!("many/s{index}"), "p", [(address, 1)]);
     }
-    let mut updater = Updater::new(Vec::new(), 1);
+    let serials = Arc::<Serials>::default();
+    let mut updater = Updater::new(Vec::new(), serials.clone(), 1);
     let before = all(&updater.update(&world.snapshot(), None));
+    assert!(serials.give(world.snapshot().epoch).is_some());
     world.endpoints("many/s7", "p", [("172.17.2.7:80".parse().unwrap(), 1)]);
     let after = all(&updater.update(&world.snapshot(), Some(&[key("many/s7")])));
     let moved: Vec<String> = after

@@ -15,6 +15,7 @@ use super::service::{self, Made};
 use super::{Table, huge, wire};
 use crate::answer::Host;
 use crate::reverse;
+use crate::serial::Serials;
 use crate::zone::{Place, SPECIFICATION, TTL};
 
 type Changes = Vec<(Box<[u8]>, Option<Entry>)>;
@@ -24,6 +25,7 @@ type Changes = Vec<(Box<[u8]>, Option<Entry>)>;
 pub(crate) struct Updater {
     table: Table,
     name_servers: Vec<IpAddr>,
+    serials: Arc<Serials>,
     services: HashMap<ServiceKey, Built>,
     /// Who has a name at which address: virtual IPs apart from endpoints, because the former have an address alone.
     pointers: HashMap<IpAddr, Pointers>,
@@ -57,10 +59,11 @@ struct Touched {
 
 impl Updater {
     /// Makes tables whose zone is served at `name_servers`. `seed` is to be drawn anew by each process.
-    pub(crate) fn new(name_servers: Vec<IpAddr>, seed: u64) -> Self {
+    pub(crate) fn new(name_servers: Vec<IpAddr>, serials: Arc<Serials>, seed: u64) -> Self {
         Updater {
             table: Table::new(seed),
             name_servers,
+            serials,
             services: HashMap::new(),
             pointers: HashMap::new(),
             namespaces: HashSet::new(),
@@ -84,7 +87,8 @@ impl Updater {
         if anew {
             self.start_anew(snapshot);
         }
-        self.table.describe(snapshot);
+        self.table
+            .describe(snapshot, self.serials.of(snapshot.epoch));
         if anew {
             self.add_names_without_services(&mut changes);
         }
@@ -332,7 +336,7 @@ impl Updater {
         changes.extend(self.own(&[b"ns", b"dns"], &addresses));
     }
 
-    /// The zone's apex, whose SOA changes with every revision.
+    /// The zone's apex, whose SOA changes with every snapshot.
     fn apex(&self) -> Option<(Box<[u8]>, Option<Entry>)> {
         let mut authority = SetBuilder::new(service::SOA);
         authority.record(TTL, &[&self.table.soa]);
