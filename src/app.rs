@@ -140,9 +140,9 @@ pub async fn up(path: Option<PathBuf>) -> Result<(), Failure> {
     };
 
     let dns_listen = dns_addresses(&config, &mesh);
-    let mut dns_addresses = dns_listen.clone();
-    dns_addresses.extend(config.dns.tls.iter().flat_map(|tls| &tls.listen));
-    let proxy = start_proxy(&config, &mesh, &dns_addresses, inherited, &context)?;
+    let mut dns_all = dns_listen.clone();
+    dns_all.extend(config.dns.tls.iter().flat_map(|tls| &tls.listen));
+    let proxy = start_proxy(&config, &mesh, &dns_all, inherited, &context)?;
     metrics
         .register(Box::new(proxy.metrics()))
         .map_err(|e| failed(&e))?;
