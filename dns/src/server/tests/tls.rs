@@ -287,7 +287,7 @@ async fn kdig_is_answered_by_tls_and_copies_the_zone() {
                 "SOA",
                 "_pg._tcp.huge.big.svc.heddle.internal.",
                 "messages",
-                "9015 records",
+                "9021 records",
             ],
         ),
     ] {
