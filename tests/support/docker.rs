@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::etcd::until_stopped;
 use super::netns::Netns;
 use super::wait::eventually;
 use super::{mark, missing_program, not_root, program, requirement};
@@ -241,6 +242,7 @@ impl Dockerd {
     /// Stops the daemon from doing anything (SIGSTOP): its socket takes connections and answers none.
     pub fn freeze_daemon(&self) {
         signal(self.daemon_pid(), libc::SIGSTOP);
+        until_stopped(self.daemon_pid().unsigned_abs());
     }
 
     pub fn thaw_daemon(&self) {

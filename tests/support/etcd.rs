@@ -194,6 +194,9 @@ impl Etcd {
     /// Stops it in its tracks (SIGSTOP): connections stay open, nothing answers.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
+        if let Some(child) = &self.child {
+            until_stopped(child.id());
+        }
     }
 
     /// Lets it go on after [`Etcd::pause`].
@@ -446,4 +449,27 @@ fn free_port() -> u16 {
         .local_addr()
         .expect("a bound socket has an address")
         .port()
+}
+
+/// Waits until every thread of a process stands still: SIGSTOP is sent before it is obeyed.
+///
+/// # Panics
+/// When it goes on.
+#[track_caller]
+pub fn until_stopped(pid: u32) {
+    let state = |thread: fs::DirEntry| {
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+        // A thread that ends meanwhile has no state.
+        let mut states = threads.flatten().filter_map(state);
+        if states.all(|state| state == 'T') {
+            return;
+        }
+        assert!(Instant::now() < deadline, "process {pid} goes on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
