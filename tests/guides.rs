@@ -79,6 +79,8 @@ export PATH="$WORK/shims:$PATH"
 /// socket where Docker has it (`/var/run` is `/run`). All of it is seen within the test's own mount namespace only.
 const COPIES: &str = r#"
 set -eu
+# Nothing of this may ever be done to the machine itself.
+[ "$(readlink /proc/self/ns/mnt)" != "$MACHINE" ]
 WORK=$(mktemp -d)
 mount -t tmpfs tmpfs "$WORK"
 for folder in /usr/bin /run /var/lib; do
@@ -179,12 +181,14 @@ fn play(page: &str) -> Option<String> {
         "{COPIES}{SHIMS}{}kill $(jobs -p) 2> /dev/null || true\nwait\n",
         script_of(page)
     );
+    let machine = std::fs::read_link("/proc/self/ns/mnt").expect("a mount namespace");
     let output = docker
         .within("unshare")
         .args(["--mount", "timeout", "--kill-after=5", "150"])
         .args(["bash", "-c", &script])
         .env("BINARY", image::context().join("heddle"))
         .env("SOCKET", docker.socket())
+        .env("MACHINE", machine)
         .env_remove("HEDDLE_SERVER")
         .env_remove("DOCKER_HOST")
         .output()
