@@ -25,7 +25,7 @@ metadata: {name: each, namespace: shop}
 spec:
   selector: app=web
   headless: true
-  ports: [{name: http, port: 8080, protocol: http}]
+  ports: [{name: http, port: 8080, targetPort: 8080, protocol: http}]
 ";
 
 const DNS: &str = "10.96.0.10";
@@ -185,7 +185,13 @@ fn containers_of_networks_and_of_compose_ask_through_dockers_own_dns() {
     ];
     for image in [GLIBC, MUSL] {
         host.finds(image, &options, "web.shop.svc.heddle.internal", &web);
-        host.finds(image, &options, "web", &web);
+    }
+    // Docker writes `ndots:0` there where nothing is said: musl then looks for every name as it is, and nowhere else.
+    host.finds(GLIBC, &options, "web", &web);
+    host.finds(MUSL, &options, "web", &[]);
+    let with_ndots = [&options[..], &["--dns-option", "ndots:1"]].concat();
+    for image in [GLIBC, MUSL] {
+        host.finds(image, &with_ndots, "web", &web);
     }
 }
 
