@@ -90,7 +90,9 @@ for folder in /usr/bin /run /var/lib; do
 done
 rm -rf /run/docker.sock /run/heddle /var/lib/heddle /usr/bin/heddle
 ln -s "$SOCKET" /run/docker.sock
-mkdir "$WORK/home"
+# Process ids are those of a namespace, and what is named after them must not meet another's.
+mkdir "$WORK/home" "$WORK/tmp"
+export TMPDIR="$WORK/tmp"
 cd "$WORK/home"
 "#;
 

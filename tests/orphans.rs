@@ -345,7 +345,10 @@ fn a_node_that_is_restarted_loses_nothing() {
     if now != written {
         let each = written.0.unwrap()..=now.0.unwrap();
         let path = "/heddle/v1/slices/shop/web/n2";
-        let at = |revision: i64| mesh.etcd.ctl(&["get", path, "--rev", &revision.to_string()]);
+        let at = |revision: i64| {
+            mesh.etcd
+                .ctl(&["get", path, "--rev", &revision.to_string()])
+        };
         let history: Vec<String> = each.map(at).collect();
         panic!("its slice was written again: {history:#?}");
     }

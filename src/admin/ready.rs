@@ -1,4 +1,4 @@
-//! `/readyz`: 503 only before the first sync and while draining, so that an external load balancer can poll it.
+//! `/readyz`: 503 only until everything is up, before the first sync and while draining, so that an external load balancer can poll it.
 //!
 //! Losing etcd or Docker later is a 200 whose body gives the reasons: the node goes on serving.
 
@@ -64,6 +64,11 @@ pub fn readiness(context: &Context) -> Readiness {
         reasons.push(format!("bad record {}: {}", bad.key, bad.reason));
     }
     let rooms = context.rooms();
+    // The last to start.
+    let started = rooms.agent.is_some();
+    if !started {
+        reasons.push("starts: proxy, DNS and agent are not all up yet".to_owned());
+    }
     if let Some(agent) = &rooms.agent {
         let status = agent.status();
         if let DockerStatus::Waiting { reason, since } = &status.docker {
@@ -98,7 +103,7 @@ pub fn readiness(context: &Context) -> Readiness {
         }
     }
     Readiness {
-        ready: !draining && snapshot.freshness != Freshness::Unsynced,
+        ready: started && !draining && snapshot.freshness != Freshness::Unsynced,
         node: context.node.to_string(),
         revision: snapshot.revision,
         reasons,

@@ -121,8 +121,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let journal = options.journal.as_deref().map(open_journal).transpose()?;
     let backend = Arc::new(Backend::new(options.name.clone(), journal));
     let tasks = TaskTracker::new();
-    serve(sockets, &options, &backend, &tasks)?;
     become_ready_later(options.ready_after, &backend);
+    serve(sockets, &options, &backend, &tasks)?;
 
     let ended = async {
         loop {
