@@ -31,10 +31,7 @@ fn main() {
     let backends: Vec<Whoami> = (0..3)
         .map(|n| Whoami::start(&format!("w{n}"), &[]))
         .collect();
-    let node = Node::start(&NodeOptions {
-        extra: "[proxy]\nworkers = 1\n",
-        ..NodeOptions::default()
-    });
+    let node = Node::start(&NodeOptions::default());
     node.apply(
         "apiVersion: heddle/v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
          spec: {ports: [{name: http, port: 80, protocol: http}], health: none}\n",
