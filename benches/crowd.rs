@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 
 const CONNECTIONS: usize = 32;
 const WINDOW: Duration = Duration::from_secs(8);
-const WARM: Duration = Duration::from_secs(1);
+/// Until the crowd has arrived, whose 166 downloads fill all buffers on their way at once.
+const WARM: Duration = Duration::from_secs(4);
 const GET: &[u8] = b"GET /id HTTP/1.1\r\nhost: web\r\n\r\n";
 
 fn size(variable: &str, default: usize) -> usize {
@@ -59,7 +60,7 @@ fn main() {
             let crowd = Crowd::gather(web, idle, slow).await;
             beside.push(percentiles(web, rate).await);
             let there = crowd.slow.load(Ordering::Relaxed);
-            assert!(there > slow / 2, "only {there} slow ones are left");
+            assert!(there >= slow / 2, "only {there} slow ones are left");
             drop(crowd);
         }
         for (what, mut rounds) in [("alone", alone), ("beside the crowd", beside)] {
